@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building, the demo and the tests need.
+# On another distribution it names what is missing and ends with an error.
+set -euo pipefail
+
+declare -A needs=(
+  [gcc]="command -v gcc"
+  [libseccomp-dev]="test -e /usr/include/seccomp.h"
+  [pkg-config]="command -v pkg-config"
+  [busybox-static]="test -x /bin/busybox"
+  [iptables]="command -v iptables"
+  [nftables]="command -v nft"
+  [iproute2]="command -v ip"
+  [ca-certificates]="test -d /etc/ssl/certs"
+  [git]="command -v git"
+)
+
+missing=()
+for package in "${!needs[@]}"; do
+  ${needs[$package]} >/dev/null 2>&1 || missing+=("$package")
+done
+if ! command -v go >/dev/null; then
+  echo "setup: Go is missing; install Go 1.26 or newer from https://go.dev/dl/" >&2
+  exit 1
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this is no Debian; install what these Debian packages hold: ${missing[*]}" >&2
+  exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "setup: as root, run: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
