@@ -65,7 +65,7 @@ test-kubelet: build cni-plugins $(CACHE)/kubelet ## Run static pods through a re
 # The kubelet is a module of its own; about five minutes once, then Go's build cache has it.
 $(CACHE)/kubelet: hack/kubelet/go.mod hack/kubelet/go.sum
 	@mkdir -p $(CACHE)
-	cd hack/kubelet && CGO_ENABLED=0 go build -trimpath \
+	cd hack/kubelet && go build -trimpath \
 	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2" -o $@ k8s.io/kubernetes/cmd/kubelet
 
 .PHONY: bench
