@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// userHz is the unit of /proc/stat: the kernel shows user space 100 ticks a second on
+// every architecture that Go runs on.
+const userHz = 100
+
+// cpuBusy is the time that all processors together have been busy since boot
+// (user, nice, system, irq, softirq of proc_stat(5)).
+func cpuBusy() time.Duration {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		panic(err) // no /proc: nothing here can be measured
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	fields := strings.Fields(line)
+	var ticks int64
+	for _, i := range []int{1, 2, 3, 6, 7} {
+		n, _ := strconv.ParseInt(fields[i], 10, 64)
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / userHz
+}
+
+// pss sums the proportional set size of all processes with one of these names, in MiB.
+func pss(names []string) (float64, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	var kib float64
+	for _, dir := range dirs {
+		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
+		if err != nil || !hasName(names, strings.TrimSpace(string(comm))) {
+			continue // it ended, or is somebody else's
+		}
+		rollup, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
+		if err != nil {
+			continue
+		}
+		kib += pssOf(rollup)
+	}
+	return kib / 1024, nil
+}
+
+// hasName compares as the kernel keeps names: cut to 15 bytes.
+func hasName(names []string, comm string) bool {
+	for _, name := range names {
+		if name[:min(len(name), 15)] == comm {
+			return true
+		}
+	}
+	return false
+}
+
+func pssOf(rollup []byte) float64 {
+	for lines := bufio.NewScanner(bytes.NewReader(rollup)); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 1 && fields[0] == "Pss:" {
+			kib, _ := strconv.ParseFloat(fields[1], 64)
+			return kib
+		}
+	}
+	return 0
+}
+
+// machine describes what was measured on, in one line.
+func machine() string {
+	var uts unix.Utsname
+	unix.Uname(&uts)
+	var info unix.Sysinfo_t
+	unix.Sysinfo(&info)
+	cgroup := "cgroup v1"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		cgroup = "cgroup v2"
+	}
+	return fmt.Sprintf("%d cores (%s), %d GiB, Linux %s, %s", runtime.NumCPU(), cpuModel(),
+		(uint64(info.Totalram)*uint64(info.Unit)+1<<29)>>30, unix.ByteSliceToString(uts.Release[:]), cgroup)
+}
+
+func cpuModel() string {
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(data)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// flushDisk waits until everything written so far is on the disk.
+func flushDisk() { unix.Sync() }
