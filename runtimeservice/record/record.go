@@ -1,0 +1,92 @@
+// Package record keeps what the runtime must remember of sandboxes and
+// containers: one JSON file each, versioned and with a checksum.
+//
+// A Put is a temporary file and a rename, so a reader (the daemon's next start,
+// after a kill -9 at any instruction) finds the old record or the new one. It is
+// not synced to disk before the call that asked for it is answered: what a
+// sandbox consists of (namespaces, mounts, processes) does not outlive a power
+// loss either. Store.Run syncs within a second. So after a power loss a record
+// can be missing or torn; the boot ID has changed then, all sandboxes are
+// stopped, and whatever has no record is removed at start. A torn record fails
+// its checksum and is set aside, never taken for a whole one.
+package record
+
+// State is how far a sandbox or a container has come, as far as the next start
+// needs to know. The finer state (does it run?) is asked of the monitor and of
+// the kernel.
+type State string
+
+const (
+	// Creating: the record was written first; what else exists is to be undone.
+	Creating State = "creating"
+	// Ready: the sandbox is up. Created: the container can be started.
+	Ready   State = "ready"
+	Created State = "created"
+	// Running: the container was started.
+	Running State = "running"
+	// Stopped: the sandbox's resources are given back. Exited: the container's
+	// process has ended and its end is in the record.
+	Stopped State = "stopped"
+	Exited  State = "exited"
+	// Removing: what is left goes, at the next start if not before.
+	Removing State = "removing"
+)
+
+// Sandbox is the record of a pod sandbox.
+type Sandbox struct {
+	ID        string `json:"id"`
+	State     State  `json:"state"`
+	BootID    string `json:"bootID"`
+	CreatedAt int64  `json:"createdAt"`
+	// Delivered is set once a caller has had the ID as an answer.
+	Delivered bool   `json:"delivered,omitempty"`
+	Handler   string `json:"handler,omitempty"`
+	// Config is the runtime.v1.PodSandboxConfig as it came, in protobuf's wire
+	// format, which keeps fields that this version does not know.
+	Config []byte `json:"config"`
+	// CgroupParent is the cgroup under which the containers' cgroups are made.
+	CgroupParent string `json:"cgroupParent"`
+	// Namespaces are the pinned namespaces by OCI name.
+	Namespaces map[string]string `json:"namespaces,omitempty"`
+	// PodInit is true where the pod has an init process, under the sandbox's ID.
+	PodInit bool `json:"podInit,omitempty"`
+	// NetworkAttached is true from before the network's ADD until its DEL is
+	// done or is a debt of package cni.
+	NetworkAttached bool     `json:"networkAttached,omitempty"`
+	IPs             []string `json:"ips,omitempty"`
+	// CNIResult is the result of the last plugin, for `inspect`.
+	CNIResult []byte `json:"cniResult,omitempty"`
+	// Reason says why a sandbox is not ready.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Container is the record of a container.
+type Container struct {
+	ID        string `json:"id"`
+	SandboxID string `json:"sandboxID"`
+	State     State  `json:"state"`
+	BootID    string `json:"bootID"`
+	CreatedAt int64  `json:"createdAt"`
+	Delivered bool   `json:"delivered,omitempty"`
+	// Config is the runtime.v1.ContainerConfig as it came.
+	Config []byte `json:"config"`
+	// Resources is the runtime.v1.LinuxContainerResources of the last update;
+	// absent as long as those of Config hold.
+	Resources []byte `json:"resources,omitempty"`
+	// Mounts are runtime.v1.Mount messages as the status shows them.
+	Mounts [][]byte `json:"mounts,omitempty"`
+	// User is the runtime.v1.ContainerUser of the first process.
+	User       []byte `json:"user,omitempty"`
+	ImageID    string `json:"imageID"`
+	ImageRef   string `json:"imageRef"`
+	LogPath    string `json:"logPath,omitempty"`
+	CgroupPath string `json:"cgroupPath"`
+	StopSignal int    `json:"stopSignal,omitempty"`
+
+	Pid        int    `json:"pid,omitempty"`
+	StartedAt  int64  `json:"startedAt,omitempty"`
+	FinishedAt int64  `json:"finishedAt,omitempty"`
+	ExitCode   int32  `json:"exitCode,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Message    string `json:"message,omitempty"`
+}
