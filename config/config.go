@@ -1,0 +1,130 @@
+// Package config loads, checks and prints the configuration of berthd.
+//
+// The configuration is plain data: Load reads it from files in YAML and from
+// overrides (the command line), Default gives it without any, Validate looks at
+// nothing but the values, Print writes it down. Nothing in here opens a
+// directory or socket that a key names.
+//
+// To add a key:
+//
+//  1. add a field with its yaml tag to the struct it belongs to;
+//  2. add the key with its default and a comment to default.yaml, which is what
+//     `berthd config default` prints;
+//  3. if not every value makes sense, check it in validate.go;
+//  4. if it can change while berthd runs, tag it `reload:"live"`, write (live)
+//     at the end of its comment, and apply it in cmd/berthd;
+//  5. run go test ./config -update, which brings docs/configuration.md up to
+//     date.
+//
+// Tests fail where a step was forgotten.
+package config
+
+import "time"
+
+// The identity of the format, in every file.
+const (
+	APIVersion = "berth.dev/v1alpha1"
+	Kind       = "BerthConfiguration"
+)
+
+// Config is the whole configuration. default.yaml tells what each key means and
+// holds its default.
+type Config struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+
+	Root    string `yaml:"root"`
+	State   string `yaml:"state"`
+	Address string `yaml:"address"`
+
+	Log       Log       `yaml:"log"`
+	Metrics   Metrics   `yaml:"metrics"`
+	Images    Images    `yaml:"images"`
+	Network   Network   `yaml:"network"`
+	Runtime   Runtime   `yaml:"runtime"`
+	Streaming Streaming `yaml:"streaming"`
+	Deadlines Deadlines `yaml:"deadlines"`
+}
+
+// Log is about berthd's own log, not the containers'.
+type Log struct {
+	Level  string `yaml:"level" reload:"live"`
+	Format string `yaml:"format"`
+}
+
+// Values of Log.Level and Log.Format.
+const (
+	LevelDebug = "debug"
+	LevelInfo  = "info"
+	LevelWarn  = "warn"
+	LevelError = "error"
+
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+// Metrics is the HTTP endpoint for monitoring.
+type Metrics struct {
+	Address string `yaml:"address"`
+	Pprof   bool   `yaml:"pprof"`
+}
+
+// Images is about pulling and unpacking.
+type Images struct {
+	CertsDir               string        `yaml:"certsDir"`
+	MaxConcurrentDownloads int           `yaml:"maxConcurrentDownloads"`
+	MaxConcurrentUnpacks   int           `yaml:"maxConcurrentUnpacks"`
+	PullProgressTimeout    time.Duration `yaml:"pullProgressTimeout"`
+	Platform               string        `yaml:"platform"`
+}
+
+// Network is about CNI.
+type Network struct {
+	ConfDirs []string      `yaml:"confDirs"`
+	BinDirs  []string      `yaml:"binDirs"`
+	Timeout  time.Duration `yaml:"timeout"`
+}
+
+// Runtime is about containers.
+type Runtime struct {
+	CgroupDriver        string            `yaml:"cgroupDriver"`
+	MonitorBinary       string            `yaml:"monitorBinary"`
+	MonitorCgroup       string            `yaml:"monitorCgroup"`
+	Capabilities        []string          `yaml:"capabilities"`
+	Env                 map[string]string `yaml:"env"`
+	Rlimits             map[string]Rlimit `yaml:"rlimits"`
+	PidsLimit           int64             `yaml:"pidsLimit"`
+	UnsetSeccompProfile string            `yaml:"unsetSeccompProfile"`
+}
+
+// Values of Runtime.CgroupDriver and Runtime.UnsetSeccompProfile.
+const (
+	CgroupDriverAuto     = "auto"
+	CgroupDriverCgroupfs = "cgroupfs"
+	CgroupDriverSystemd  = "systemd"
+
+	SeccompUnconfined     = "Unconfined"
+	SeccompRuntimeDefault = "RuntimeDefault"
+)
+
+// Rlimit is a resource limit; Unlimited stands for none.
+type Rlimit struct {
+	Soft int64 `yaml:"soft"`
+	Hard int64 `yaml:"hard"`
+}
+
+// Unlimited is a Rlimit's value for no limit.
+const Unlimited = -1
+
+// Streaming is the server for exec, attach and port-forward.
+type Streaming struct {
+	Address         string        `yaml:"address"`
+	Port            int           `yaml:"port"`
+	IdleTimeout     time.Duration `yaml:"idleTimeout"`
+	CreationTimeout time.Duration `yaml:"creationTimeout"`
+}
+
+// Deadlines are limits for what the daemon waits for.
+type Deadlines struct {
+	Shutdown time.Duration `yaml:"shutdown"`
+}

@@ -1,0 +1,112 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func valid() Config {
+	c := Default()
+	complete(&c)
+	return c
+}
+
+func TestValidate(t *testing.T) {
+	for _, test := range []struct {
+		key    string
+		change func(*Config)
+	}{
+		{"apiVersion", func(c *Config) { c.APIVersion = "" }},
+		{"kind", func(c *Config) { c.Kind = "Pod" }},
+		{"root", func(c *Config) { c.Root = "" }},
+		{"root", func(c *Config) { c.Root = "/" }},
+		{"root", func(c *Config) { c.Root = "/a/../b" }},
+		{"root", func(c *Config) { c.Root = "/a/" }},
+		{"root", func(c *Config) { c.Root = "/a\x00" }},
+		{"state", func(c *Config) { c.State = "run" }},
+		{"state", func(c *Config) { c.State = c.Root }},
+		{"state", func(c *Config) { c.State = c.Root + "/run" }},
+		{"state", func(c *Config) { c.Root = c.State + "/lib" }},
+		{"state", func(c *Config) { c.State = "/" + strings.Repeat("x", maxStatePath) }},
+		{"address", func(c *Config) { c.Address = "localhost:80" }},
+		{"address", func(c *Config) { c.Address = "/" + strings.Repeat("x", maxSocketPath) }},
+		{"log.level", func(c *Config) { c.Log.Level = "INFO" }},
+		{"log.format", func(c *Config) { c.Log.Format = "" }},
+		{"metrics.address", func(c *Config) { c.Metrics.Address = "9100" }},
+		{"metrics.address", func(c *Config) { c.Metrics.Address = ":65536" }},
+		{"metrics.address", func(c *Config) { c.Metrics.Address = ":http" }},
+		{"metrics.address", func(c *Config) { c.Metrics.Address = ":0080" }},
+		{"images.certsDir", func(c *Config) { c.Images.CertsDir = "certs.d" }},
+		{"images.maxConcurrentDownloads", func(c *Config) { c.Images.MaxConcurrentDownloads = 0 }},
+		{"images.maxConcurrentUnpacks", func(c *Config) { c.Images.MaxConcurrentUnpacks = -1 }},
+		{"images.pullProgressTimeout", func(c *Config) { c.Images.PullProgressTimeout = 1 }},
+		{"images.pullProgressTimeout", func(c *Config) { c.Images.PullProgressTimeout = -1 }},
+		{"images.platform", func(c *Config) { c.Images.Platform = "amd64" }},
+		{"network.confDirs", func(c *Config) { c.Network.ConfDirs = nil }},
+		{"network.binDirs[0]", func(c *Config) { c.Network.BinDirs = []string{"~/bin"} }},
+		{"network.timeout", func(c *Config) { c.Network.Timeout = 0 }},
+		{"runtime.cgroupDriver", func(c *Config) { c.Runtime.CgroupDriver = "v2" }},
+		{"runtime.monitorBinary", func(c *Config) { c.Runtime.MonitorBinary = "berth-monitor" }},
+		{"runtime.monitorCgroup", func(c *Config) { c.Runtime.MonitorCgroup = "/" }},
+		{"runtime.monitorCgroup", func(c *Config) { c.Runtime.MonitorCgroup = "/../x" }},
+		{"runtime.capabilities[1]", func(c *Config) { c.Runtime.Capabilities = []string{"CAP_KILL", "KILL"} }},
+		{"runtime.env.A=B", func(c *Config) { c.Runtime.Env = map[string]string{"A=B": ""} }},
+		{"runtime.env.", func(c *Config) { c.Runtime.Env = map[string]string{"": "x"} }},
+		{"runtime.env.A", func(c *Config) { c.Runtime.Env = map[string]string{"A": "\x00"} }},
+		{"runtime.rlimits.NOFILE", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"NOFILE": {1, 1}} }},
+		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {2, 1}} }},
+		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {-1, 1}} }},
+		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {-2, -2}} }},
+		{"runtime.pidsLimit", func(c *Config) { c.Runtime.PidsLimit = -1 }},
+		{"runtime.unsetSeccompProfile", func(c *Config) { c.Runtime.UnsetSeccompProfile = "unconfined" }},
+		{"streaming.address", func(c *Config) { c.Streaming.Address = "localhost" }},
+		{"streaming.port", func(c *Config) { c.Streaming.Port = 65536 }},
+		{"streaming.idleTimeout", func(c *Config) { c.Streaming.IdleTimeout = 0 }},
+		{"streaming.creationTimeout", func(c *Config) { c.Streaming.CreationTimeout = -1 }},
+		{"deadlines.shutdown", func(c *Config) { c.Deadlines.Shutdown = 0 }},
+	} {
+		c := valid()
+		test.change(&c)
+		var found *KeyError
+		if err := Validate(c); !errors.As(err, &found) || found.Key != test.key {
+			t.Errorf("error is %v, want one about %s", err, test.key)
+		}
+	}
+}
+
+func TestValidateTakes(t *testing.T) {
+	for _, change := range []func(*Config){
+		func(c *Config) {},
+		func(c *Config) { c.Root = "/run/berth-root" }, // begins as the state directory does
+		func(c *Config) { c.State = "/" + strings.Repeat("x", maxStatePath-1) },
+		func(c *Config) { c.Metrics.Address = ":0" },
+		func(c *Config) { c.Metrics.Address = "[::1]:9100" },
+		func(c *Config) { c.Images.CertsDir = "" },
+		func(c *Config) { c.Images.PullProgressTimeout = 0 },
+		func(c *Config) { c.Images.Platform = "linux/arm64/v8" },
+		func(c *Config) { c.Runtime.Capabilities = []string{} },
+		func(c *Config) { c.Runtime.Capabilities = []string{"CAP_CHECKPOINT_RESTORE"} },
+		func(c *Config) { c.Runtime.MonitorCgroup = "" },
+		func(c *Config) { c.Runtime.Env = map[string]string{"A": "", "B.C": "x=y"} },
+		func(c *Config) {
+			c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_NOFILE": {1, 1}, "RLIMIT_CPU": {Unlimited, Unlimited}, "RLIMIT_AS": {5, Unlimited}}
+		},
+		func(c *Config) { c.Streaming.Address = "::1" },
+	} {
+		c := valid()
+		change(&c)
+		if err := Validate(c); err != nil {
+			t.Errorf("error is %v", err)
+		}
+	}
+}
+
+func TestValidateNamesEveryKey(t *testing.T) {
+	c := valid()
+	c.Log.Level, c.Streaming.Port, c.Network.Timeout = "", -1, 0
+	err := Validate(c)
+	if err == nil || len(strings.Split(err.Error(), "\n")) != 3 {
+		t.Errorf("error is %v, want three lines", err)
+	}
+}
