@@ -1,7 +1,8 @@
 package spec
 
 // Host is what the machine and the daemon on it can do, as far as a container's
-// specification depends on it. DetectHost fills it; a test writes its own.
+// specification depends on it. DetectHost fills it; a test writes its own. It is not to be copied
+// nor changed once in use, and is then safe for concurrent use.
 type Host struct {
 	// CgroupV2 is true where /sys/fs/cgroup is the unified hierarchy.
 	CgroupV2 bool
@@ -21,6 +22,11 @@ type Host struct {
 	// HardRlimits are the daemon's own hard limits by name, as in
 	// "RLIMIT_NOFILE"; a limit above is clamped where CanRaiseLimits is false.
 	HardRlimits map[string]uint64
+	// ThermalPaths tell how hot the node's processors are, and by that what runs
+	// beside a container; they are hidden with DefaultMaskedPaths.
+	ThermalPaths []string
 	// AppArmor and SELinux are true where the kernel enforces them.
 	AppArmor, SELinux bool
+
+	seccomp seccompCache
 }

@@ -67,19 +67,27 @@ type Defaults struct {
 	Capabilities []string
 	// Env comes before the image's, "NAME=value".
 	Env []string
-	// MaskedPaths and ReadonlyPaths hold for a container whose request has
-	// neither list.
+	// MaskedPaths and ReadonlyPaths hold for a request without a security
+	// context. One with a security context says itself what to hide.
 	MaskedPaths   []string
 	ReadonlyPaths []string
 	// SeccompUnset is the profile of a request without one. The CRI text says
 	// unconfined, which is this field's zero value.
 	SeccompUnset SeccompDefault
+	// AppArmorProfile is the name of the loaded profile for containers that do
+	// not choose one, on nodes with AppArmor; "" for none.
+	AppArmorProfile string
 	// Rlimits of every container, clamped to the daemon's own hard limits where
 	// it may not raise them.
 	Rlimits []specs.POSIXRlimit
 	// PidsLimit is the most processes a container may have; 0 for no limit. CRI
 	// has no field for it: the kubelet sets it on the pod's cgroup.
 	PidsLimit int64
+	// Annotations are the names of the pod's and the container's annotations
+	// that are passed on to the OCI specification; one that ends in "*" stands
+	// for all that begin so. Runtimes act on some annotations, so the default is
+	// none.
+	Annotations []string
 }
 
 // SeccompDefault is the seccomp profile for requests that name none.
@@ -99,6 +107,9 @@ type Resolved struct {
 	// StopSignal asks the container to end: the request's, else the image's,
 	// else SIGTERM.
 	StopSignal syscall.Signal
+	// Notes tell a person what the container does not get as it was asked for
+	// because the daemon itself lacks the right, such as a lower OOM score.
+	Notes []string
 	// Mounts are the request's mounts, as ContainerStatus lists them.
 	Mounts []*runtimeapi.Mount
 }
