@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/cmd/berth/internal/client"
+	"github.com/berth-cri/berth/cmd/berth/internal/streams"
+)
+
+type attachFlags struct {
+	interactive, tty bool
+	detachKeys       string
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	var flags attachFlags
+	cmd := &cobra.Command{
+		Use:   "attach [flags] CONTAINER",
+		Short: "Connect this terminal to a running container",
+		Long: `Connect this terminal to the streams of a running container. A container made by
+` + "`berth run -it`" + ` gets its input and terminal without being asked for.
+
+The detach keys leave the container running; without a terminal Ctrl-C does. When
+the container ends while attached, berth ends with its exit code.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeContainers(1),
+		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+			ctr, err := c.Container(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			flags.interactive = flags.interactive || ctr.Annotations[annotationStdin] != ""
+			flags.tty = flags.tty || ctr.Annotations[annotationTTY] != ""
+			return a.attach(ctx, c, ctr, &flags)
+		}),
+	}
+	cmd.Flags().BoolVarP(&flags.interactive, "interactive", "i", false, "pass standard input on")
+	cmd.Flags().BoolVarP(&flags.tty, "tty", "t", false, "the container has a terminal")
+	addDetachKeys(cmd, &flags.detachKeys)
+	return cmd
+}
+
+func addDetachKeys(cmd *cobra.Command, keys *string) {
+	cmd.Flags().StringVar(keys, "detach-keys", streams.DefaultDetachKeys, "`keys` that detach from a terminal, leaving the container running")
+}
+
+func (a *app) attach(ctx context.Context, c *client.Client, ctr *runtimeapi.Container, flags *attachFlags) error {
+	s := session{tty: flags.tty}
+	if flags.interactive {
+		s.stdin = a.stdin
+	}
+	if flags.tty {
+		keys, err := streams.ParseDetachKeys(flags.detachKeys)
+		if err != nil {
+			return err
+		}
+		s.detachKeys = keys
+	}
+	err := a.stream(ctx, attachTarget(c, ctr.Id, flags.interactive, flags.tty), s)
+	if errors.Is(err, streams.ErrDetached) {
+		fmt.Fprintf(a.stderr, "\r\ndetached from %s, which runs on\n", ctr.GetMetadata().GetName())
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("attach to %q: %w", ctr.GetMetadata().GetName(), err)
+	}
+	resp, err := c.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: ctr.Id})
+	if err != nil {
+		return fmt.Errorf("look up how %q ended: %w", ctr.GetMetadata().GetName(), err)
+	}
+	if resp.Status.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && resp.Status.ExitCode != 0 {
+		return &codeError{code: int(resp.Status.ExitCode)}
+	}
+	return nil
+}
+
+func attachTarget(c *client.Client, id string, stdin, tty bool) streams.Target {
+	return func(ctx context.Context) (string, error) {
+		resp, err := c.Runtime.Attach(ctx, &runtimeapi.AttachRequest{
+			ContainerId: id, Stdin: stdin, Tty: tty, Stdout: true, Stderr: !tty,
+		})
+		return resp.GetUrl(), err
+	}
+}
