@@ -58,7 +58,9 @@ type PortMapping struct {
 
 // DNS is the pod's resolver configuration.
 type DNS struct {
-	Servers, Searches, Options []string
+	Servers  []string `json:"servers,omitempty"`
+	Searches []string `json:"searches,omitempty"`
+	Options  []string `json:"options,omitempty"`
 }
 
 // Attachment is what the network gave to a pod.
