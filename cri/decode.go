@@ -6,12 +6,27 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 )
 
-// strictDecoding returns a copy of desc whose handlers answer InvalidArgument
-// to a message that cannot be decoded, such as a string that is not UTF-8. gRPC
-// itself calls that Internal, which a client takes for a fault of the runtime.
+// A message that cannot be decoded, such as one with a string that is not
+// UTF-8, is an InvalidArgument here. gRPC itself calls it Internal, which a
+// client takes for a fault of the runtime, and sends that before any
+// interceptor or handler could say otherwise. So the methods of strictDecoding
+// ask for a request in place of a message, and strictCodec, which knows it,
+// keeps the error in it.
+
+// request is a message to decode and what became of it.
+type request struct {
+	message any
+	err     error
+}
+
+// strictDecoding returns a copy of desc whose unary methods answer
+// InvalidArgument to a message that cannot be decoded. It needs a server with
+// strictCodec.
 func strictDecoding(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	strict := *desc
 	strict.Methods = make([]grpc.MethodDesc, len(desc.Methods))
@@ -20,8 +35,15 @@ func strictDecoding(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 		strict.Methods[i] = grpc.MethodDesc{
 			MethodName: m.MethodName,
 			Handler: func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-				return handler(srv, ctx, func(msg any) error {
-					return malformed(decode(msg))
+				return handler(srv, ctx, func(message any) error {
+					r := &request{message: message}
+					if err := decode(r); err != nil {
+						return err
+					}
+					if r.err != nil {
+						return asStatus(fmt.Errorf("decode the request: %w: %w", r.err, errdefs.ErrInvalidArgument))
+					}
+					return nil
 				}, interceptor)
 			},
 		}
@@ -29,10 +51,15 @@ func strictDecoding(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	return &strict
 }
 
-// malformed makes the error of a failed decoding an InvalidArgument.
-func malformed(err error) error {
-	if err == nil {
+// strictCodec is the codec for protocol buffers that also decodes into a request.
+type strictCodec struct{ encoding.CodecV2 }
+
+func newStrictCodec() strictCodec { return strictCodec{encoding.GetCodecV2(proto.Name)} }
+
+func (c strictCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, ok := v.(*request); ok {
+		r.err = c.CodecV2.Unmarshal(data, r.message)
 		return nil
 	}
-	return asStatus(fmt.Errorf("decode the request: %s: %w", status.Convert(err).Message(), errdefs.ErrInvalidArgument))
+	return c.CodecV2.Unmarshal(data, v)
 }

@@ -29,6 +29,7 @@ const (
 // The services are added by Register.
 func (s *Server) NewGRPCServer() *grpc.Server {
 	return grpc.NewServer(
+		grpc.ForceServerCodecV2(newStrictCodec()),
 		grpc.MaxRecvMsgSize(maxMessageSize),
 		grpc.MaxSendMsgSize(maxMessageSize),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
