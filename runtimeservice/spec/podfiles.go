@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -42,7 +43,7 @@ func RenderResolvConf(dns *runtimeapi.DNSConfig, hostFile string) ([]byte, error
 	}
 	for i, s := range dns.GetServers() {
 		addr, err := netip.ParseAddr(s)
-		if err != nil || strings.ContainsFunc(addr.Zone(), func(r rune) bool { return r <= ' ' }) || hasControl(s) {
+		if err != nil || strings.ContainsFunc(addr.Zone(), unicode.IsSpace) || hasControl(s) {
 			return nil, invalid(field+".servers["+strconv.Itoa(i)+"]", "%q is not an IP address", s)
 		}
 		b.WriteString("nameserver " + s + "\n")
@@ -57,7 +58,7 @@ func RenderResolvConf(dns *runtimeapi.DNSConfig, hostFile string) ([]byte, error
 // could add lines, and with them servers, of its own.
 func checkWords(field string, words []string) error {
 	for i, w := range words {
-		if w == "" || strings.ContainsAny(w, " #;\u00a0") || hasControl(w) {
+		if w == "" || strings.ContainsAny(w, "#;") || strings.ContainsFunc(w, unicode.IsSpace) || hasControl(w) {
 			return invalid(field+"["+strconv.Itoa(i)+"]", "%q is not one word", w)
 		}
 	}
