@@ -2,105 +2,324 @@
 // the life cycles of sandboxes and containers, their records on disk, their
 // events and their statistics. It speaks the messages of the Container Runtime
 // Interface, without its transport: package cri hands the calls in.
+//
+// Where to look: sandbox.go and container.go draw the two state machines; each
+// call that changes something has a file of its own, from run_pod_sandbox.go to
+// remove_container.go; recover.go takes everything up at start. The parts that
+// know nothing of life cycles are in the folders below.
+//
+// Errors carry the kinds of package errdefs (ErrNotFound, ErrInvalidArgument,
+// ErrAlreadyExists, ErrFailedPrecondition, ErrUnavailable, ErrNotImplemented),
+// or context.DeadlineExceeded.
 package runtimeservice
 
 import (
 	"context"
-	"io"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/berth-cri/berth/runtimeservice/events"
+	"github.com/berth-cri/berth/runtimeservice/join"
+	"github.com/berth-cri/berth/runtimeservice/podfiles"
+	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/spec"
+	"github.com/berth-cri/berth/runtimeservice/stats"
 )
 
-// Service is the runtime half of CRI.
-type Service struct{}
+// The longest that each operation may take, whoever waits for it. A kubelet's
+// own limits are two minutes (four for RunPodSandbox).
+const (
+	runSandboxTimeout      = 4 * time.Minute
+	stopSandboxTimeout     = 2 * time.Minute
+	removeSandboxTimeout   = 2 * time.Minute
+	createContainerTimeout = 2 * time.Minute
+	startContainerTimeout  = 2 * time.Minute
+	removeContainerTimeout = 2 * time.Minute
+	updateContainerTimeout = time.Minute
+	// undoTimeout bounds each single step of undoing; undoNetworkTimeout is for
+	// that step, which runs programs of others.
+	undoTimeout        = 20 * time.Second
+	undoNetworkTimeout = 90 * time.Second
+)
 
-func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	return "", errdefs.ErrNotImplemented
-}
-func (s *Service) StopPodSandbox(ctx context.Context, id string) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) RemovePodSandbox(ctx context.Context, id string) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) PodSandboxStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.PodSandboxStatusResponse, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) ListPodSandbox(ctx context.Context, filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config *runtimeapi.ContainerConfig, sandboxConfig *runtimeapi.PodSandboxConfig) (string, error) {
-	return "", errdefs.ErrNotImplemented
-}
-func (s *Service) StartContainer(ctx context.Context, id string) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) StopContainer(ctx context.Context, id string, timeout time.Duration) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) RemoveContainer(ctx context.Context, id string) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) ContainerStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.ContainerStatusResponse, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) ListContainers(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) UpdateContainerResources(ctx context.Context, req *runtimeapi.UpdateContainerResourcesRequest) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) ReopenContainerLog(ctx context.Context, id string) error {
-	return errdefs.ErrNotImplemented
+// These are for pods whose configuration names no cgroup parent.
+const (
+	defaultCgroupParent = "/berth"
+	defaultCgroupSlice  = "/berth.slice"
+)
+
+// Options is what a Service works with.
+type Options struct {
+	// Root survives a reboot and gets the records, State does not and gets what
+	// dies with the kernel: pins, mount points.
+	Root, State string
+
+	Images          Images
+	RootFilesystems RootFilesystems
+	Network         Network
+	// Processes is the monitor's client; its OnExit must be Service.HandleExit.
+	Processes Processes
+
+	// Host is what the machine can do; Defaults are for what requests leave open.
+	Host     *spec.Host
+	Defaults spec.Defaults
+	// CgroupParent is for pods that name none; /berth or
+	// /berth.slice if empty.
+	CgroupParent string
+	// SystemdCgroup says that systemd makes the cgroups.
+	SystemdCgroup bool
+
+	// Info adds keys to the verbose answer of Status; every value is JSON. May
+	// be nil.
+	Info func() map[string]string
+	// Logger may be nil.
+	Logger *slog.Logger
+
+	// What follows is for tests; empty means the kernel's.
+	Namespaces Namespaces
+	Mounter    podfiles.Mounter
+	BuildSpec  func(context.Context, spec.Input) (*specs.Spec, *spec.Resolved, error)
+	BootID     string
+	// CgroupRoot is where the cgroup hierarchies are mounted.
+	CgroupRoot string
 }
 
-// ExecSync runs cmd in the container; timeout 0 means none. After a timeout the
-// error is context.DeadlineExceeded.
-func (s *Service) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (stdout, stderr []byte, exitCode int32, err error) {
-	return nil, nil, 0, errdefs.ErrNotImplemented
+// Service is the runtime half of CRI. A caller makes it with New, calls Start
+// once, which takes up what the last run left, and then serves calls and runs
+// Run beside. Nothing has to be closed: the end of the program is an end like
+// any other, pods go on.
+//
+// Calls that change something run to their end, or undo themselves, also when
+// their caller goes away. They take turns at their own sandbox or container and
+// wait for nothing else. Calls that only look (List, Status) read snapshots in
+// memory and wait for nothing.
+type Service struct {
+	opts Options
+	log  *slog.Logger
+
+	sandboxes  *table[sandboxKey, *sandbox]
+	containers *table[containerKey, *container]
+
+	sandboxRecords   *record.Store[record.Sandbox]
+	containerRecords *record.Store[record.Container]
+	specs            *record.Store[specs.Spec]
+
+	runs    join.Group[sandboxKey, string]
+	creates join.Group[containerKey, string]
+	starts  join.Group[string, struct{}]
+
+	events events.Hub
+	stats  *stats.Reader
+	usage  usageCache
+
+	// background are the operations that nobody waits for.
+	background sync.WaitGroup
+	// leftovers is what Start finds, or an undo leaves, and Run removes.
+	leftovers *leftovers
 }
 
-// ResolveSandbox and ResolveContainer turn an ID or an unambiguous prefix into
-// the whole ID of something that can take streams now (a ready sandbox, a
-// running container); the handlers that prepare a streaming URL ask them.
-func (s *Service) ResolveSandbox(ctx context.Context, id string) (string, error) {
-	return "", errdefs.ErrNotImplemented
-}
-func (s *Service) ResolveContainer(ctx context.Context, id string) (string, error) {
-	return "", errdefs.ErrNotImplemented
+// New opens the records under Options.Root. It starts nothing.
+func New(opts Options) (*Service, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.CgroupParent == "" {
+		opts.CgroupParent = defaultCgroupParent
+		if opts.SystemdCgroup {
+			opts.CgroupParent = defaultCgroupSlice
+		}
+	}
+	if opts.Namespaces == nil {
+		opts.Namespaces = kernelNamespaces{}
+	}
+	if opts.Mounter == nil {
+		opts.Mounter = podfiles.Kernel{}
+	}
+	if opts.BuildSpec == nil {
+		opts.BuildSpec = spec.Build
+	}
+	if opts.BootID == "" {
+		raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return nil, fmt.Errorf("read boot ID: %w", err)
+		}
+		opts.BootID = strings.TrimSpace(string(raw))
+	}
+	s := &Service{
+		opts:       opts,
+		log:        opts.Logger,
+		sandboxes:  newTable[sandboxKey, *sandbox]("sandbox"),
+		containers: newTable[containerKey, *container]("container"),
+		stats:      stats.NewReader(opts.CgroupRoot),
+		leftovers:  newLeftovers(),
+	}
+	var err error
+	if s.sandboxRecords, err = record.Open[record.Sandbox](filepath.Join(opts.Root, "sandboxes"), s.log); err != nil {
+		return nil, err
+	}
+	if s.containerRecords, err = record.Open[record.Container](filepath.Join(opts.Root, "containers"), s.log); err != nil {
+		return nil, err
+	}
+	if s.specs, err = record.Open[specs.Spec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{s.sandboxesDir(), s.containersDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	return s, nil
 }
 
-func (s *Service) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	return errdefs.ErrNotImplemented
+// Run syncs records, removes what Start found to be left over, and writes again
+// what could not be written, until ctx ends. Then it waits for operations that
+// are under way, for a short time.
+func (s *Service) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.sandboxRecords.Run(ctx) })
+	group.Go(func() error { return s.containerRecords.Run(ctx) })
+	group.Go(func() error { return s.specs.Run(ctx) })
+	group.Go(func() error { s.removeLeftovers(ctx); return nil })
+	group.Go(func() error { s.retryUnsaved(ctx); return nil })
+	err := group.Wait()
+	s.settle()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
-func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	return errdefs.ErrNotImplemented
+
+// settleTimeout is how long an ending Run waits for operations under way. They
+// may be cut off: the next start completes or undoes them.
+const settleTimeout = 2 * time.Second
+
+func (s *Service) settle() {
+	settled := make(chan struct{})
+	go func() {
+		s.background.Wait()
+		close(settled)
+	}()
+	select {
+	case <-settled:
+	case <-time.After(settleTimeout):
+		s.log.Info("operations are still under way; the next start takes them up")
+	}
 }
-func (s *Service) PortForward(ctx context.Context, sandboxID string, port int32, stream io.ReadWriteCloser) error {
-	return errdefs.ErrNotImplemented
-}
-func (s *Service) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) ListContainerStats(ctx context.Context, filter *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) PodSandboxStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-func (s *Service) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
-	return nil, errdefs.ErrNotImplemented
+
+// retryUnsavedEvery is how often the end of a container that the disk did not
+// take is tried again.
+const retryUnsavedEvery = 5 * time.Second
+
+func (s *Service) retryUnsaved(ctx context.Context) {
+	tick := time.NewTicker(retryUnsavedEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, c := range s.containers.all() {
+			if !c.needsSaving() {
+				continue
+			}
+			if err := c.update(func(*record.Container) {}); err != nil {
+				s.log.Error("write the record of an exited container", "container", c.id, "error", err)
+				continue
+			}
+			s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
+		}
+	}
 }
 
 // StreamEvents hands every event from now on to send, in order, until ctx ends
-// (nil) or send fails (its error) or the client is too slow (ErrResourceExhausted).
+// (nil), send fails (its error) or the client is too slow (ErrResourceExhausted).
 func (s *Service) StreamEvents(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error {
-	return errdefs.ErrNotImplemented
+	return s.events.Stream(ctx, send)
 }
 
-func (s *Service) RuntimeStatus(ctx context.Context, verbose bool) (*runtimeapi.StatusResponse, error) {
-	return nil, errdefs.ErrNotImplemented
+// detached runs fn to its end, at most for timeout, and returns its error. When
+// ctx ends first its error is returned and fn goes on.
+func (s *Service) detached(ctx context.Context, timeout time.Duration, fn func(context.Context) error) error {
+	done := make(chan error, 1)
+	s.background.Add(1)
+	go func() {
+		defer s.background.Done()
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v\n%s: %w", p, debug.Stack(), errdefs.ErrInternal)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		done <- fn(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// inBackground is detached for what nobody waits for.
+func (s *Service) inBackground(what string, fn func(context.Context) error) {
+	s.background.Add(1)
+	go func() {
+		defer s.background.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), removeSandboxTimeout)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.Error(what, "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
+		if err := fn(ctx); err != nil {
+			s.log.Error(what, "error", err)
+		}
+	}()
+}
+
+func (s *Service) sandboxesDir() string  { return filepath.Join(s.opts.State, "sandboxes") }
+func (s *Service) containersDir() string { return filepath.Join(s.opts.State, "containers") }
+
+// sandboxDir is where the pins and the files of a sandbox are.
+func (s *Service) sandboxDir(id string) string { return filepath.Join(s.sandboxesDir(), id) }
+
+// rootfsDir is where the root file system of a container is mounted.
+func (s *Service) rootfsDir(id string) string {
+	return filepath.Join(s.containersDir(), id, "rootfs")
+}
+
+// idLength is that of an ID in hexadecimal digits.
+const idLength = 64
+
+func newID() string {
+	var raw [idLength / 2]byte
+	_, _ = rand.Read(raw[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(raw[:])
+}
+
+// isID tells whether a name of a file can be an ID of ours. What is not one is
+// never unmounted or removed.
+func isID(name string) bool {
+	if len(name) != idLength {
+		return false
+	}
+	_, err := hex.DecodeString(name)
+	return err == nil && strings.ToLower(name) == name
 }

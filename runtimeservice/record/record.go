@@ -56,6 +56,8 @@ type Sandbox struct {
 	IPs             []string `json:"ips,omitempty"`
 	// CNIResult is the result of the last plugin, for `inspect`.
 	CNIResult []byte `json:"cniResult,omitempty"`
+	// Released is true when nothing is left but the record and the containers.
+	Released bool `json:"released,omitempty"`
 	// Reason says why a sandbox is not ready.
 	Reason string `json:"reason,omitempty"`
 }
@@ -76,8 +78,11 @@ type Container struct {
 	// Mounts are runtime.v1.Mount messages as the status shows them.
 	Mounts [][]byte `json:"mounts,omitempty"`
 	// User is the runtime.v1.ContainerUser of the first process.
-	User       []byte `json:"user,omitempty"`
-	ImageID    string `json:"imageID"`
+	User    []byte `json:"user,omitempty"`
+	ImageID string `json:"imageID"`
+	// ImageName is what a person calls the image, ImageRef its digest in a
+	// registry if it has one.
+	ImageName  string `json:"imageName"`
 	ImageRef   string `json:"imageRef"`
 	LogPath    string `json:"logPath,omitempty"`
 	CgroupPath string `json:"cgroupPath"`

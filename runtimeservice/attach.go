@@ -1,0 +1,91 @@
+package runtimeservice
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor"
+)
+
+// Attach connects the streams to those of a running container's first process
+// until they end or ctx does. Output comes from now on. The container never
+// waits for a client: one that is too slow is cut off. tty must be as in the
+// container's configuration.
+func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	c, err := s.containers.find(id)
+	if err != nil {
+		return err
+	}
+	if err := c.requireRunning(); err != nil {
+		return err
+	}
+	if tty != c.config.GetTty() {
+		return invalid("tty", "is %t, that of the container is %t", tty, c.config.GetTty())
+	}
+	p, err := openPipes(in != nil, out != nil, errw != nil && !tty)
+	if err != nil {
+		return err
+	}
+	ended, err := s.opts.Processes.Attach(ctx, monitor.AttachRequest{
+		ContainerID: c.id,
+		Stdin:       p.stdin,
+		Stdout:      p.stdout,
+		Stderr:      p.stderr,
+	})
+	p.closeTheirs()
+	if err != nil {
+		p.close()
+		return fmt.Errorf("attach to container %s: %w", c.id, err)
+	}
+	return s.attached(ctx, c, p, ended, in, writerOf(out), writerOf(errw), resize)
+}
+
+func (s *Service) attached(ctx context.Context, c *container, p *pipes, ended <-chan struct{}, in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {
+	var pumps []*pump
+	outputs := make(chan struct{})
+	for _, stream := range []struct {
+		from *os.File
+		to   io.Writer
+	}{{p.out, out}, {p.err, errOut}} {
+		if stream.from != nil {
+			pumps = append(pumps, startPump(stream.from, stream.to))
+		}
+	}
+	if len(pumps) > 0 {
+		// A client that was cut off for being slow sees the end of its output.
+		go func() {
+			for _, pump := range pumps {
+				<-pump.done
+			}
+			close(outputs)
+		}()
+	}
+	if in != nil {
+		feed(p.in, in, true)
+		defer p.in.Close()
+	}
+	attached, detach := context.WithCancel(ctx)
+	defer detach()
+	go followSize(attached, resize, func(size remotecommand.TerminalSize) {
+		if err := s.opts.Processes.Resize(attached, c.id, size.Width, size.Height); err != nil && attached.Err() == nil {
+			s.log.Debug("resize terminal", "container", c.id, "error", err)
+		}
+	})
+	select {
+	case <-ended:
+	case <-outputs:
+	case <-ctx.Done():
+		for _, pump := range pumps {
+			pump.stop()
+		}
+		return ctx.Err()
+	}
+	for _, pump := range pumps {
+		pump.drain()
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package runtimeservice
+
+import (
+	"context"
+	"os"
+	"syscall"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/cni"
+	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/namespaces"
+)
+
+// Images finds the image of a container.
+type Images interface {
+	// Image returns the ID and the configuration of what ref names: a tag, a
+	// digest, an ID or the beginning of one. ErrNotFound if there is none.
+	Image(ctx context.Context, ref string) (id string, config *ocispec.Image, err error)
+	// ImageStatus answers the CRI call of that name; Image is nil where there
+	// is none.
+	ImageStatus(ctx context.Context, spec *runtimeapi.ImageSpec, verbose bool) (*runtimeapi.ImageStatusResponse, error)
+}
+
+// RootFilesystems makes the root file systems of containers. All methods but
+// RootfsUsage are idempotent.
+type RootFilesystems interface {
+	// MountRootfs mounts one for the container and holds its layers until
+	// RemoveRootfs.
+	MountRootfs(ctx context.Context, containerID, imageID, mountpoint string) error
+	// UnmountRootfs unmounts it and keeps what was written.
+	UnmountRootfs(ctx context.Context, containerID string) error
+	// RemoveRootfs unmounts it and removes what was written.
+	RemoveRootfs(ctx context.Context, containerID string) error
+	// RootfsUsage tells what was written, without a walk.
+	RootfsUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
+	// Rootfs returns the containers that have one.
+	Rootfs(ctx context.Context) ([]string, error)
+}
+
+// Network attaches pods to the node's network.
+type Network interface {
+	// Attach connects the pod. What it needs for Detach is on record before
+	// anything is done; after an error nothing is left but perhaps that debt.
+	Attach(ctx context.Context, pod cni.Pod) (*cni.Attachment, error)
+	// Detach takes the pod off the network; idempotent. After an error it
+	// stays a debt that the network pays by itself.
+	Detach(ctx context.Context, podID string) error
+	// Release says that the pod is gone for good.
+	Release(ctx context.Context, podID string)
+	Status() cni.Status
+}
+
+// Processes runs containers: the client of berth-monitor.
+type Processes interface {
+	Connect(ctx context.Context) error
+	List(ctx context.Context) ([]monitor.Container, error)
+	Info(ctx context.Context) (monitor.Info, error)
+	StartPodInit(ctx context.Context, req monitor.PodInitRequest) (monitor.Started, error)
+	Containers
+	Streams
+}
+
+// Containers is the part of Processes that a container's life needs. All calls
+// name the container; Start and Delete are idempotent.
+type Containers interface {
+	Start(ctx context.Context, req monitor.StartRequest) (monitor.Started, error)
+	Signal(ctx context.Context, id string, signal syscall.Signal, all bool) error
+	Update(ctx context.Context, id string, resources *specs.LinuxResources) error
+	Delete(ctx context.Context, id string) error
+	ReopenLog(ctx context.Context, id string) error
+}
+
+// Streams is the part of Processes that deals with a running container's
+// streams.
+type Streams interface {
+	// Exec starts a process. With Process.Terminal it also returns the master
+	// of its terminal, which the caller closes.
+	Exec(ctx context.Context, req monitor.ExecRequest) (Execution, *os.File, error)
+	Attach(ctx context.Context, req monitor.AttachRequest) (<-chan struct{}, error)
+	Resize(ctx context.Context, id string, width, height uint16) error
+}
+
+// Execution is a process beside a container's own.
+type Execution interface {
+	// Wait returns how the process ended.
+	Wait(ctx context.Context) (monitor.Exit, error)
+	// Kill kills it and all its descendants.
+	Kill(ctx context.Context) error
+}
+
+// Namespaces makes and pins the namespaces of pods: package namespaces, or a
+// fake.
+type Namespaces interface {
+	// Create makes the namespaces of the request and pins them in its
+	// directory, all or none.
+	Create(ctx context.Context, req namespaces.Request) (namespaces.Pins, error)
+	// Pin pins one more, and returns the pin's path.
+	Pin(ctx context.Context, dir string, kind namespaces.Kind, from string) (string, error)
+	// Find returns what is pinned in a directory.
+	Find(dir string) namespaces.Pins
+	// Remove takes all pins from the directory; idempotent.
+	Remove(ctx context.Context, dir string) error
+}
+
+// kernelNamespaces is the Namespaces of package namespaces.
+type kernelNamespaces struct{}
+
+var _ Namespaces = kernelNamespaces{}
+
+func (kernelNamespaces) Create(ctx context.Context, req namespaces.Request) (namespaces.Pins, error) {
+	return namespaces.Create(ctx, req)
+}
+
+func (kernelNamespaces) Pin(ctx context.Context, dir string, kind namespaces.Kind, from string) (string, error) {
+	return namespaces.Pin(ctx, dir, kind, from)
+}
+
+func (kernelNamespaces) Find(dir string) namespaces.Pins { return namespaces.Find(dir) }
+
+func (kernelNamespaces) Remove(ctx context.Context, dir string) error {
+	return namespaces.Remove(ctx, dir)
+}

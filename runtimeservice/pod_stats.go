@@ -1,0 +1,203 @@
+package runtimeservice
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/cni"
+	"github.com/berth-cri/berth/runtimeservice/namespaces"
+	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/stats"
+)
+
+// PodSandboxStats returns what a pod uses, with its containers. One that is not
+// ready uses nothing. ErrNotFound if there is none with that ID.
+func (s *Service) PodSandboxStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
+	sb, err := s.sandboxes.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.podStats(ctx, sb, s.ownCgroups())
+}
+
+// ListPodSandboxStats returns what the ready pods use that pass the filter.
+func (s *Service) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
+	own := s.ownCgroups()
+	items := []*runtimeapi.PodSandboxStats{}
+	all := s.sandboxes.all()
+	slices.SortFunc(all, func(a, b *sandbox) int {
+		return cmp.Or(cmp.Compare(a.rec.Load().CreatedAt, b.rec.Load().CreatedAt), cmp.Compare(a.id, b.id))
+	})
+	for _, sb := range all {
+		if sb.rec.Load().State != record.Ready ||
+			!strings.HasPrefix(sb.id, filter.GetId()) ||
+			!selects(filter.GetLabelSelector(), sb.config.GetLabels()) {
+			continue
+		}
+		item, err := s.podStats(ctx, sb, own)
+		if err != nil {
+			// One pod must not hide the others.
+			s.log.Warn("measure pod", "sandbox", sb.id, "error", err)
+			continue
+		}
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// ownCgroups are the cgroup parents that belong to one ready sandbox alone, as a
+// kubelet makes them: what is used there is used by that pod. Other clients give
+// one parent to many.
+func (s *Service) ownCgroups() map[string]bool {
+	own := make(map[string]bool)
+	for _, sb := range s.sandboxes.all() {
+		rec := sb.rec.Load()
+		if rec.State != record.Ready || rec.CgroupParent == s.opts.CgroupParent {
+			continue
+		}
+		_, another := own[rec.CgroupParent]
+		own[rec.CgroupParent] = !another
+	}
+	return own
+}
+
+func (s *Service) podStats(ctx context.Context, sb *sandbox, own map[string]bool) (*runtimeapi.PodSandboxStats, error) {
+	item := &runtimeapi.PodSandboxStats{
+		Attributes: &runtimeapi.PodSandboxAttributes{
+			Id:          sb.id,
+			Metadata:    sb.config.GetMetadata(),
+			Labels:      sb.config.GetLabels(),
+			Annotations: sb.config.GetAnnotations(),
+		},
+		Linux: &runtimeapi.LinuxPodSandboxStats{},
+	}
+	rec := sb.rec.Load()
+	if rec.State != record.Ready {
+		return item, nil
+	}
+	containers := sb.all()
+	for _, c := range containers {
+		if c.state() != record.Running {
+			continue
+		}
+		stat, err := s.containerStats(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		item.Linux.Containers = append(item.Linux.Containers, stat)
+	}
+	m, err := s.measurePod(sb, rec, containers, own[rec.CgroupParent])
+	if err != nil {
+		return nil, err
+	}
+	item.Linux.Cpu, item.Linux.Memory = cpuUsage(m), memoryUsage(m.usage)
+	item.Linux.Process = &runtimeapi.ProcessUsage{Timestamp: m.usage.Time.UnixNano(), ProcessCount: value(m.usage.Processes)}
+	item.Linux.Network = s.podNetwork(sb, rec, containers)
+	return item, nil
+}
+
+// measurePod reads the pod's own cgroup, or sums up those of its containers.
+func (s *Service) measurePod(sb *sandbox, rec *record.Sandbox, containers []*container, own bool) (measurement, error) {
+	m, err := s.usage.get(sb.id, time.Unix(0, rec.CreatedAt), func() (stats.Usage, error) {
+		if own {
+			usage, err := s.stats.Read(s.parentPath(rec.CgroupParent))
+			if !errors.Is(err, fs.ErrNotExist) {
+				return usage, err
+			}
+		}
+		return s.sumContainers(containers)
+	})
+	if err != nil {
+		return measurement{}, fmt.Errorf("measure sandbox %s: %w", sb.id, err)
+	}
+	return m, nil
+}
+
+// parentPath is the path of a pod's cgroup below the mount points. It is given
+// as one, but systemd nests slices as their names say.
+func (s *Service) parentPath(parent string) string {
+	if s.opts.SystemdCgroup {
+		return stats.SlicePath(path.Base(parent))
+	}
+	return path.Join("/", parent)
+}
+
+func (s *Service) sumContainers(containers []*container) (stats.Usage, error) {
+	sum := stats.Usage{Time: time.Now()}
+	for _, c := range containers {
+		rec := c.rec.Load()
+		if rec.State != record.Running {
+			continue
+		}
+		usage, err := s.stats.Read(stats.CgroupPath(rec.CgroupPath))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return stats.Usage{}, err
+		}
+		sum.Add(usage)
+	}
+	if sum.MemoryLimit == 0 {
+		sum.MemoryLimit = stats.NoLimit // no container runs
+	}
+	return sum, nil
+}
+
+// podNetwork is absent for a pod on the node's network, and where it cannot be
+// read at this moment.
+func (s *Service) podNetwork(sb *sandbox, rec *record.Sandbox, containers []*container) *runtimeapi.NetworkUsage {
+	pin := rec.Namespaces[string(namespaces.Network)]
+	if pin == "" {
+		return nil
+	}
+	all, err := readInterfaces(pin, containers)
+	if err != nil {
+		s.log.Debug("read the pod's interfaces", "sandbox", sb.id, "error", err)
+		return nil
+	}
+	usage := &runtimeapi.NetworkUsage{Timestamp: time.Now().UnixNano()}
+	for _, i := range all {
+		item := &runtimeapi.NetworkInterfaceUsage{
+			Name:     i.Name,
+			RxBytes:  value(i.RxBytes),
+			RxErrors: value(i.RxErrors),
+			TxBytes:  value(i.TxBytes),
+			TxErrors: value(i.TxErrors),
+		}
+		if i.Name == cni.InterfaceName {
+			usage.DefaultInterface = item
+		} else {
+			usage.Interfaces = append(usage.Interfaces, item)
+		}
+	}
+	return usage
+}
+
+// readInterfaces asks through a process that is in the network namespace, which
+// takes one read; without one a thread has to enter it.
+func readInterfaces(pin string, containers []*container) (all []stats.Interface, err error) {
+	for _, c := range containers {
+		rec := c.rec.Load()
+		if rec.State != record.Running || rec.Pid == 0 {
+			continue
+		}
+		if all, err = stats.ReadInterfaces(fmt.Sprintf("/proc/%d/net/dev", rec.Pid)); err == nil {
+			return all, nil
+		}
+	}
+	err = namespaces.EnterNetwork(pin, func() error {
+		all, err = stats.ReadInterfaces("/proc/thread-self/net/dev")
+		return err
+	})
+	return all, err
+}

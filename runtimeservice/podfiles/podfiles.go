@@ -1,0 +1,124 @@
+// Package podfiles makes the files that the containers of a pod share: its
+// resolv.conf, its hostname and its /dev/shm.
+package podfiles
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	resolvConf = "resolv.conf"
+	hostname   = "hostname"
+	shm        = "shm"
+
+	// shmOptions are those of every runtime's /dev/shm: 64 MiB, for everyone,
+	// with the sticky bit.
+	shmOptions = "mode=1777,size=67108864"
+	shmFlags   = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
+)
+
+// Paths are where the files of a pod are.
+type Paths struct {
+	ResolvConf, Hostname, Shm string
+}
+
+// In returns the paths of the files of a pod in its directory.
+func In(dir string) Paths {
+	return Paths{
+		ResolvConf: filepath.Join(dir, resolvConf),
+		Hostname:   filepath.Join(dir, hostname),
+		Shm:        filepath.Join(dir, shm),
+	}
+}
+
+// Content is what a pod's files say.
+type Content struct {
+	ResolvConf []byte
+	Hostname   []byte
+	// Shm asks for a tmpfs of the pod's own; a pod in the node's IPC namespace
+	// has the node's.
+	Shm bool
+}
+
+// Mounter mounts what a pod's directory needs. Tests without privileges give
+// their own.
+type Mounter interface {
+	MountTmpfs(path string) error
+	Unmount(path string) error
+}
+
+// Write makes the files in dir, which exists. After an error Remove cleans up.
+func Write(dir string, content Content, mounter Mounter) error {
+	paths := In(dir)
+	for path, data := range map[string][]byte{paths.ResolvConf: content.ResolvConf, paths.Hostname: content.Hostname} {
+		// 0644 as in any image: containers read them as any user.
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			return fmt.Errorf("write the pod's %s: %w", filepath.Base(path), err)
+		}
+		// The daemon's umask is not the pod's business.
+		if err := os.Chmod(path, 0o644); err != nil {
+			return fmt.Errorf("write the pod's %s: %w", filepath.Base(path), err)
+		}
+	}
+	if !content.Shm {
+		return nil
+	}
+	if err := os.Mkdir(paths.Shm, 0o700); err != nil {
+		return fmt.Errorf("make the pod's shm directory: %w", err)
+	}
+	if err := mounter.MountTmpfs(paths.Shm); err != nil {
+		return fmt.Errorf("mount the pod's shm: %w", err)
+	}
+	return nil
+}
+
+// Remove unmounts and removes what Write made, whole or in part, and dir itself
+// with nothing else in it; idempotent. It never removes recursively: what is in
+// a mount is not ours.
+func Remove(dir string, mounter Mounter) error {
+	paths := In(dir)
+	var errs []error
+	if _, err := os.Lstat(paths.Shm); err == nil {
+		errs = append(errs, mounter.Unmount(paths.Shm))
+	}
+	for _, path := range []string{paths.Shm, paths.ResolvConf, paths.Hostname, dir} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove the pod's files: %w", err)
+	}
+	return nil
+}
+
+// Kernel mounts for real, which needs CAP_SYS_ADMIN.
+type Kernel struct{}
+
+var _ Mounter = Kernel{}
+
+// MountTmpfs mounts a pod's shm.
+func (Kernel) MountTmpfs(path string) error {
+	return unix.Mount("shm", path, "tmpfs", shmFlags, shmOptions)
+}
+
+// Unmount takes everything off path; nothing mounted there is no error. A mount
+// that is still in use goes when its last user does.
+func (Kernel) Unmount(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("unmount %q: %w", path, err)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package runtimeservice
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/record"
+)
+
+// RemoveContainer kills the container if it runs and removes all that it had;
+// its log is the client's, who chose the path, and stays. It is idempotent.
+func (s *Service) RemoveContainer(ctx context.Context, id string) error {
+	c, err := s.containers.find(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.detached(ctx, removeContainerTimeout, func(ctx context.Context) error { return s.removeContainer(ctx, c) })
+}
+
+// removeContainer is safe to be called by several at a time.
+func (s *Service) removeContainer(ctx context.Context, c *container) error {
+	if err := s.removeStopped(ctx, c); err != nil {
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (s *Service) removeStopped(ctx context.Context, c *container) error {
+	if err := c.op.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.op.release()
+	if _, ok := s.containers.get(c.id); !ok {
+		return nil // another call was faster
+	}
+	if err := s.stopRun(c, 0).wait(ctx); err != nil {
+		return err
+	}
+	if err := c.update(func(rec *record.Container) { rec.State = record.Removing }); err != nil {
+		return err
+	}
+	if err := s.purgeContainer(ctx, c.id); err != nil {
+		return err
+	}
+	s.containers.remove(c.id, c.key)
+	c.sandbox.dropContainer(c)
+	s.creates.Forget(c.key)
+	s.starts.Forget(c.id)
+	s.usage.forget(c.id)
+	s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
+	return nil
+}
+
+// purgeContainer removes what a container of that ID may have, its record last;
+// idempotent. No container in the table has the ID, or it is being removed.
+func (s *Service) purgeContainer(ctx context.Context, id string) error {
+	if err := s.opts.Processes.Delete(ctx, id); err != nil {
+		return fmt.Errorf("remove processes: %w", err)
+	}
+	if err := s.removeRootfs(ctx, id); err != nil {
+		return err
+	}
+	if err := s.specs.Delete(id); err != nil {
+		return err
+	}
+	return s.containerRecords.Delete(id)
+}
+
+// purgeSandbox does the same for a sandbox that is not in the table.
+func (s *Service) purgeSandbox(ctx context.Context, id string) error {
+	s.detachNetwork(ctx, id)
+	s.opts.Network.Release(ctx, id)
+	if err := s.opts.Processes.Delete(ctx, id); err != nil {
+		return fmt.Errorf("end the pod's init: %w", err)
+	}
+	if err := s.removeSandboxDir(ctx, id); err != nil {
+		return err
+	}
+	return s.sandboxRecords.Delete(id)
+}

@@ -1,0 +1,66 @@
+package runtimeservice
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/record"
+)
+
+// RemovePodSandbox stops the sandbox and removes it with its containers. It is
+// idempotent, and succeeds where the network's plugins are gone.
+func (s *Service) RemovePodSandbox(ctx context.Context, id string) error {
+	sb, err := s.sandboxes.find(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := sb.closeGate(); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", sb.id, err)
+	}
+	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
+		return fmt.Errorf("remove sandbox %s: wait for containers being made and for other calls: %w", sb.id, err)
+	}
+	err = s.detached(ctx, removeSandboxTimeout, func(ctx context.Context) error {
+		defer sb.members.Release(wholeSandbox)
+		return s.removeSandbox(ctx, sb)
+	})
+	if err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", sb.id, err)
+	}
+	return nil
+}
+
+// removeSandbox is called with the whole of sb.members.
+func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
+	if _, ok := s.sandboxes.get(sb.id); !ok {
+		return nil // another call was faster
+	}
+	if err := s.stopSandbox(ctx, sb); err != nil {
+		return err
+	}
+	if err := sb.update(func(rec *record.Sandbox) { rec.State = record.Removing }); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	for _, c := range sb.all() {
+		group.Go(func() error { return s.removeContainer(ctx, c) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	s.opts.Network.Release(ctx, sb.id)
+	if err := s.sandboxRecords.Delete(sb.id); err != nil {
+		return err
+	}
+	s.sandboxes.remove(sb.id, sb.key)
+	s.runs.Forget(sb.key)
+	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
+	return nil
+}

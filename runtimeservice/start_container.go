@@ -1,0 +1,167 @@
+package runtimeservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+	"github.com/berth-cri/berth/runtimeservice/record"
+)
+
+// StartContainer starts a created container and returns when its process runs.
+//
+// A call while one is under way waits for that one and returns its result, as
+// does one after a start whose caller had gone. A container that runs or has
+// ended is ErrFailedPrecondition. After any other error the container has
+// exited, with the reason ContainerCannotRun, and the error as its message.
+func (s *Service) StartContainer(ctx context.Context, id string) error {
+	c, err := s.containers.find(id)
+	if err != nil {
+		return err
+	}
+	_, err = s.starts.Do(ctx, c.id, func(ctx context.Context) (struct{}, error) {
+		s.background.Add(1)
+		defer s.background.Done()
+		ctx, cancel := context.WithTimeout(ctx, startContainerTimeout)
+		defer cancel()
+		return struct{}{}, s.startContainer(ctx, c)
+	})
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (s *Service) startContainer(ctx context.Context, c *container) error {
+	if err := c.sandbox.join(ctx); err != nil {
+		return err
+	}
+	defer c.sandbox.leave()
+	if err := c.op.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.op.release()
+	if state := c.state(); state != record.Created {
+		return fmt.Errorf("it is %s, only a created container can be started: %w", state, errdefs.ErrFailedPrecondition)
+	}
+	ociSpec, err := s.specToStart(c)
+	if err != nil {
+		return err
+	}
+	started, err := s.opts.Processes.Start(ctx, monitor.StartRequest{
+		ID:            c.id,
+		Spec:          ociSpec,
+		SystemdCgroup: s.opts.SystemdCgroup,
+		LogPath:       c.rec.Load().LogPath,
+		Stdin:         c.config.GetStdin(),
+		StdinOnce:     c.config.GetStdinOnce(),
+	})
+	c.spec = nil
+	if err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	return s.startedWith(c, started)
+}
+
+// specToStart is the specification as it holds now.
+func (s *Service) specToStart(c *container) (*specs.Spec, error) {
+	ociSpec := c.spec
+	if ociSpec == nil {
+		var err error
+		if ociSpec, err = s.specs.Get(c.id); err != nil {
+			return nil, err
+		}
+	}
+	config := &runtimeapi.ContainerConfig{}
+	if err := proto.Unmarshal(c.rec.Load().Config, config); err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	target := pidTarget(config)
+	if target == "" {
+		return ociSpec, nil
+	}
+	// The target can have ended since the container was created, and its PID
+	// can be somebody else's now.
+	path, err := s.targetPIDNamespace(c.sandbox, target)
+	if err != nil {
+		return nil, err
+	}
+	next := *ociSpec
+	linux := *ociSpec.Linux
+	linux.Namespaces = slices.Clone(linux.Namespaces)
+	for i := range linux.Namespaces {
+		if linux.Namespaces[i].Type == specs.PIDNamespace {
+			linux.Namespaces[i].Path = path
+		}
+	}
+	next.Linux = &linux
+	return &next, nil
+}
+
+// startedWith records a start. The process can have ended before: then its end
+// stays, and only the time of its start is filled in.
+func (s *Service) startedWith(c *container, started monitor.Started) error {
+	var runs bool
+	err := c.update(func(rec *record.Container) {
+		rec.StartedAt, rec.Pid = started.StartedAt.UnixNano(), started.Pid
+		if runs = rec.State == record.Created; runs {
+			rec.State = record.Running
+		}
+	})
+	if err != nil {
+		// Running without a record is worse than not running.
+		return s.startFailed(context.Background(), c, err)
+	}
+	if runs {
+		s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	}
+	return nil
+}
+
+// Exit codes of a container whose process could not be started, as shells and
+// other runtimes have them.
+const (
+	exitCannotExecute = 126
+	exitNotFound      = 127
+	exitCannotStart   = 128
+)
+
+// startFailed makes sure that nothing runs and records why; it returns the error
+// of the start.
+func (s *Service) startFailed(ctx context.Context, c *container, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	deleted := s.opts.Processes.Delete(ctx, c.id)
+	if deleted != nil {
+		s.log.Error("remove what a failed start left", "container", c.id, "error", deleted)
+	}
+	recorded := s.end(c, func(rec *record.Container) {
+		rec.FinishedAt = time.Now().UnixNano()
+		rec.ExitCode = startExitCode(cause)
+		rec.Reason = reasonCannotRun
+		rec.Message = cause.Error()
+	})
+	s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
+	return errors.Join(cause, recorded)
+}
+
+func startExitCode(err error) int32 {
+	if !errors.Is(err, protocol.ErrCommand) {
+		return exitCannotStart
+	}
+	text := err.Error()
+	if strings.Contains(text, "not found") || strings.Contains(text, "no such file") {
+		return exitNotFound
+	}
+	return exitCannotExecute
+}
