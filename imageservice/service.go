@@ -5,12 +5,27 @@ package imageservice
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"path"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/manifest"
+	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	defaultParallelLayers = 3
+	// maxStreams bounds the layers that are unpacked at the same time by all pulls
+	// together: each holds a few MiB.
+	maxStreams           = 12
+	defaultUsageInterval = 15 * time.Second
 )
 
 // Options say where a Service keeps its state and how it behaves. Zero values
@@ -18,7 +33,8 @@ import (
 type Options struct {
 	// Root is the directory that survives a reboot, /var/lib/berth.
 	Root string
-	// CertsDirs hold <host>/hosts.toml, searched in order.
+	// CertsDirs hold <host>/hosts.toml, searched in order. They are read at every
+	// pull.
 	CertsDirs []string
 	// Platform is the one to choose from an index; the node's own by default.
 	Platform *ocispec.Platform
@@ -31,6 +47,8 @@ type Options struct {
 	// StallTimeout ends a transfer that stays below the minimum progress for
 	// this long.
 	StallTimeout time.Duration
+	// RetryBackoff is the first wait before a request is sent again.
+	RetryBackoff time.Duration
 	// UsageInterval is the shortest time between two measurements of one
 	// container's writable layer.
 	UsageInterval time.Duration
@@ -39,87 +57,212 @@ type Options struct {
 	Logger    *slog.Logger
 }
 
-// Service is the image service.
-type Service struct{}
+// Service is the image service. Its life: New opens the store, Run does what is
+// to be done in the background, the other methods may be called from New on, and
+// when Run's context ends the running pulls undo themselves.
+type Service struct {
+	opts     Options
+	platform ocispec.Platform
+	store    *store.Store
+	log      *slog.Logger
 
-// New opens the store below Options.Root.
-func New(o Options) (*Service, error) { return nil, errdefs.ErrNotImplemented }
+	// pulls do not end with the call that started them, but with this.
+	pullCtx  context.Context
+	pullStop context.CancelCauseFunc
+	running  sync.WaitGroup
+	streams  chan struct{}
+	dirty    chan struct{} // there are layers to sync
 
-// Run does the background work until ctx ends.
-func (s *Service) Run(ctx context.Context) error { return errdefs.ErrNotImplemented }
+	mu     sync.Mutex // guards the maps
+	pulls  map[string]*pull
+	layers map[digest.Digest]*layerFlight
 
-// PullImage implements the CRI call and returns the image ID.
-func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (string, error) {
-	return "", errdefs.ErrNotImplemented
+	rootfs   keyedMutex // by container ID
+	counters counters
 }
 
-// ListImages implements the CRI call.
-func (s *Service) ListImages(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
-	return nil, errdefs.ErrNotImplemented
+// counters only grow.
+type counters struct {
+	pulls, pullErrors, blobs, blobBytes, layers atomic.Uint64
 }
 
-// ImageStatus implements the CRI call: an unknown image is no error.
-func (s *Service) ImageStatus(ctx context.Context, spec *runtimeapi.ImageSpec, verbose bool) (*runtimeapi.ImageStatusResponse, error) {
-	return nil, errdefs.ErrNotImplemented
+// Counters are totals since New.
+type Counters struct {
+	Pulls      uint64 // that were run, not those that joined one
+	PullErrors uint64
+	Blobs      uint64 // layer blobs whose transfer was begun
+	BlobBytes  uint64 // fetched for layers
+	Layers     uint64 // unpacked
 }
 
-// RemoveImage implements the CRI call; it is idempotent.
-func (s *Service) RemoveImage(ctx context.Context, spec *runtimeapi.ImageSpec) error {
-	return errdefs.ErrNotImplemented
+// errStopped is why pulls end when the daemon does.
+var errStopped = fmt.Errorf("the image service stops: %w", errdefs.ErrUnavailable)
+
+// New opens the store below Options.Root. What an earlier process left unfinished
+// is out of sight when it returns, and removed by Run.
+func New(o Options) (*Service, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.ParallelLayers <= 0 {
+		o.ParallelLayers = defaultParallelLayers
+	}
+	if o.UsageInterval <= 0 {
+		o.UsageInterval = defaultUsageInterval
+	}
+	for _, pattern := range o.Pinned {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("pinned image pattern %q: %w: %w", pattern, err, errdefs.ErrInvalidArgument)
+		}
+	}
+	s := &Service{
+		opts: o, log: o.Logger,
+		platform: manifest.Host(),
+		streams:  make(chan struct{}, maxStreams),
+		dirty:    make(chan struct{}, 1),
+		pulls:    map[string]*pull{},
+		layers:   map[digest.Digest]*layerFlight{},
+	}
+	if o.Platform != nil {
+		s.platform = *o.Platform
+	}
+	var err error
+	if s.store, err = store.Open(o.Root, o.Logger); err != nil {
+		return nil, err
+	}
+	s.pullCtx, s.pullStop = context.WithCancelCause(context.Background())
+	return s, nil
 }
 
-// ImageFsInfo implements the CRI call.
-func (s *Service) ImageFsInfo(ctx context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
-	return nil, errdefs.ErrNotImplemented
+// Run removes leftovers, brings pulled layers to the disk and measures the
+// writable layers of containers, until ctx ends. Then it ends the running pulls
+// and waits until they have undone themselves. It returns nil.
+func (s *Service) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.sweep() })
+	wg.Go(func() { s.syncLoop(ctx) })
+	wg.Go(func() { s.usageLoop(ctx) })
+	<-ctx.Done()
+	s.Close()
+	wg.Wait()
+	return nil
 }
 
-// Image returns the ID and the configuration of the image that ref names.
-func (s *Service) Image(ctx context.Context, ref string) (string, *ocispec.Image, error) {
-	return "", nil, errdefs.ErrNotImplemented
+// Close ends the running pulls and waits for them; new ones are refused. Run does
+// this when it ends. It is idempotent.
+func (s *Service) Close() {
+	s.mu.Lock()
+	s.pullStop(errStopped)
+	s.mu.Unlock()
+	s.running.Wait()
 }
 
-// MountRootfs mounts a root file system of an image; idempotent.
-func (s *Service) MountRootfs(ctx context.Context, containerID, imageID, mountpoint string) error {
-	return errdefs.ErrNotImplemented
+func (s *Service) sweep() {
+	if err := s.store.Sweep(); err != nil {
+		s.log.Warn("remove what an earlier run left", "error", err)
+	}
 }
 
-// UnmountRootfs unmounts it and keeps what was written; idempotent.
-func (s *Service) UnmountRootfs(ctx context.Context, containerID string) error {
-	return errdefs.ErrNotImplemented
+// syncLoop brings the layers to the disk some time after a pull, so that neither
+// the pull nor the start of its containers waits for that.
+func (s *Service) syncLoop(ctx context.Context) {
+	const settle = 2 * time.Second
+	s.markDirty()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(settle):
+		}
+		if n, err := s.store.Sync(context.WithoutCancel(ctx)); err != nil {
+			s.log.Warn("bring layers to the disk", "error", err)
+		} else if n > 0 {
+			s.log.Debug("layers are on the disk", "layers", n)
+		}
+	}
 }
 
-// RemoveRootfs unmounts it and removes what was written; idempotent.
-func (s *Service) RemoveRootfs(ctx context.Context, containerID string) error {
-	return errdefs.ErrNotImplemented
+func (s *Service) markDirty() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
 }
 
-// RootfsUsage returns what a container's writable layer holds.
-func (s *Service) RootfsUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error) {
-	return 0, 0, errdefs.ErrNotImplemented
+// usageLoop measures one writable layer after the other. A measurement that takes
+// long is repeated seldom: it never takes more than a twentieth of one core.
+func (s *Service) usageLoop(ctx context.Context) {
+	const share = 20
+	tick := time.NewTicker(s.opts.UsageInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, id := range s.store.RootfsIDs() {
+			u, err := s.store.RootfsUsage(id)
+			if err != nil || time.Since(u.At) < share*u.Took {
+				continue
+			}
+			if err := s.store.MeasureRootfs(ctx, id); err != nil && ctx.Err() == nil {
+				s.log.Debug("measure a writable layer", "container", id, "error", err)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+		}
+	}
 }
 
-// Rootfs returns the IDs of the containers that have a root file system.
-func (s *Service) Rootfs(ctx context.Context) ([]string, error) {
-	return nil, errdefs.ErrNotImplemented
+// Counters returns the totals so far.
+func (s *Service) Counters() Counters {
+	c := &s.counters
+	return Counters{
+		Pulls: c.pulls.Load(), PullErrors: c.pullErrors.Load(),
+		Blobs: c.blobs.Load(), BlobBytes: c.blobBytes.Load(), Layers: c.layers.Load(),
+	}
 }
 
-// Pull is a snapshot of a running pull.
-type Pull struct {
-	Ref     string // normalised name
-	Started time.Time
-	Stage   string // "resolve", "config", "layers", "commit"
-	Layers  []LayerProgress
+// keyedMutex is a mutex for each key.
+type keyedMutex struct {
+	mu   sync.Mutex
+	held map[string]*keyLock
 }
 
-// LayerProgress is a snapshot of one layer of a running pull.
-type LayerProgress struct {
-	Digest   string // of the blob
-	Size     int64  // bytes to fetch
-	Fetched  int64  // bytes fetched so far
-	Unpacked int64  // bytes of the tar stream unpacked so far
-	Done     bool
-	Shared   bool // was there already, or another pull fetches it
+type keyLock struct {
+	mu    sync.Mutex
+	users int
 }
 
-// Pulls returns snapshots of the running pulls, oldest first.
-func (s *Service) Pulls() []Pull { return nil }
+// lock waits for the key and returns the function that frees it.
+func (k *keyedMutex) lock(key string) func() {
+	k.mu.Lock()
+	if k.held == nil {
+		k.held = map[string]*keyLock{}
+	}
+	l, ok := k.held[key]
+	if !ok {
+		l = &keyLock{}
+		k.held[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	l.mu.Lock()
+	return func() {
+		l.mu.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.held, key)
+		}
+	}
+}
+
+// isNotFound is for lookups where a miss is an answer.
+func isNotFound(err error) bool { return errors.Is(err, errdefs.ErrNotFound) }

@@ -1,0 +1,120 @@
+// Package layer turns the blob of an image layer into a directory that
+// overlayfs can stack: in one pass it checks the blob's digest, decompresses,
+// checks the DiffID and writes the tree.
+//
+// The tree is written relative to descriptors only. Every path of the archive is
+// resolved by the kernel inside the layer's root (openat2, RESOLVE_IN_ROOT) and
+// nothing that was resolved is kept for the next entry, so that an archive which
+// swaps a directory for a link gains nothing.
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// ErrHostile marks an archive that no honest tool makes: it is refused, not
+// repaired. It comes with errdefs.ErrInvalidArgument.
+var ErrHostile = fmt.Errorf("layer refused: %w", errdefs.ErrInvalidArgument)
+
+// ErrCorrupt marks content that is not what its digest says, or ends early: from
+// another registry host it may be right. It comes with errdefs.ErrDataLoss.
+var ErrCorrupt = fmt.Errorf("content damaged: %w", errdefs.ErrDataLoss)
+
+// Limits of what a layer may hold. The ones of the archive's structure are far
+// above any image seen; the disk is the limit of honest content.
+const (
+	// maxRatio is above what gzip can reach (1032); more is a bomb made with a
+	// stronger compression.
+	maxRatio = 1100
+	// ratioFloor is the size that is allowed whatever the compressed size was.
+	ratioFloor = 256 << 20
+	// maxEntries bounds the entries of one layer.
+	maxEntries = 4_000_000
+	// maxNameLen is the kernel's PATH_MAX.
+	maxNameLen = 4096
+	// maxHoleBytes bounds the zeros that sparse files of one layer stand for:
+	// they cost the archive nothing, and here a read each.
+	maxHoleBytes = 64 << 30
+	// maxXattrBytes bounds the extended attributes of one file.
+	maxXattrBytes = 128 << 10
+	// maxRememberedBytes bounds the names kept until the end of the layer.
+	maxRememberedBytes = 32 << 20
+	// maxZstdWindow is what one zstd stream may make us hold.
+	maxZstdWindow = 32 << 20
+)
+
+// Spec says what the blob must be.
+type Spec struct {
+	Digest digest.Digest // of the blob
+	Size   int64         // of the blob, bytes
+	DiffID digest.Digest // of the tar archive in it
+}
+
+// Result tells what was written.
+type Result struct {
+	Bytes   uint64 // allocated on disk, whole blocks
+	Inodes  uint64
+	TarSize int64 // bytes of the archive
+	// Implied are directories that entries lie in though the archive does not
+	// describe them; "." is the root. Their mode and owner are those of the layer
+	// below that does.
+	Implied []string
+}
+
+// Unpack reads blob to its end, closes it, and writes its tree into root, an empty directory
+// on the file system that will hold the layer. progress, when not nil, is told
+// the bytes of the archive as they are unpacked. On an error what was written
+// stays for the caller to remove. It does not sync.
+//
+// Errors are ErrCorrupt, ErrHostile, errdefs.ErrResourceExhausted for a full
+// disk, those of blob, and those of ctx.
+func Unpack(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File, progress func(int64)) (Result, error) {
+	p := startPipeline(ctx, blob, spec, progress)
+	t := newTreeWriter(root)
+	err := t.unpack(p.tar())
+	if err == nil {
+		// The archive ends before the stream does: the rest counts for the DiffID.
+		_, err = io.Copy(io.Discard, p.tar())
+	}
+	perr := p.finish(err)
+	switch {
+	case perr != nil:
+		// What the stages saw comes first: a truncated blob is the reason for a
+		// broken archive.
+		return Result{}, perr
+	case ctx.Err() != nil:
+		return Result{}, context.Cause(ctx)
+	case err != nil:
+		return Result{}, named(err)
+	}
+	if err := t.finish(); err != nil {
+		return Result{}, named(err)
+	}
+	res := t.result()
+	res.TarSize = p.tarSize
+	return res, nil
+}
+
+// named gives errors of the disk their kind.
+func named(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	}
+	return err
+}
+
+// hasher returns the hash of d's algorithm, which the caller has validated.
+func hasher(d digest.Digest) hash.Hash { return d.Algorithm().Hash() }
+
+func sum(d digest.Digest, h hash.Hash) digest.Digest {
+	return digest.NewDigest(d.Algorithm(), h)
+}

@@ -1,0 +1,63 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	paxXattrPrefix  = "SCHILY.xattr."
+	capabilityXattr = "security.capability"
+	userXattrPrefix = "user."
+	// userOverlayPrefix are the marks of overlayfs mounts without privileges.
+	userOverlayPrefix = "user.overlay."
+)
+
+// keepXattr tells which extended attributes an archive may set. Those of
+// overlayfs would let a layer change how others are seen; labels belong to the
+// node's policy, not to the image.
+func keepXattr(name string) bool {
+	if name == capabilityXattr {
+		return true
+	}
+	return strings.HasPrefix(name, userXattrPrefix) && !strings.HasPrefix(name, userOverlayPrefix) && len(name) > len(userXattrPrefix)
+}
+
+func setXattrs(fd int, hdr *tar.Header) error {
+	total := 0
+	for key, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(key, paxXattrPrefix)
+		if !ok || !keepXattr(name) {
+			continue
+		}
+		if total += len(name) + len(value); total > maxXattrBytes {
+			return fmt.Errorf("extended attributes of more than %d bytes: %w", maxXattrBytes, ErrHostile)
+		}
+		err := unix.Fsetxattr(fd, name, []byte(value), 0)
+		if errors.Is(err, unix.ENOTSUP) && name != capabilityXattr {
+			continue // the file system has none: nothing depends on them
+		}
+		if err != nil {
+			return fmt.Errorf("set extended attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// utimensat sets times by descriptor alone, which the package unix cannot say:
+// its path is never nil.
+func utimensat(fd int, base string, ts *[2]unix.Timespec) error {
+	if base != "" {
+		return unix.UtimesNanoAt(fd, base, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+// Package overlay mounts overlay file systems of many layers, with the mount API
+// of Linux 6.8 and later and with the older one where that is missing.
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// MaxLayers is the kernel's limit of lower directories (OVL_MAX_STACK).
+const MaxLayers = 500
+
+// Mount describes an overlay mount.
+type Mount struct {
+	// Lower directories, the topmost first. At least one, no two the same.
+	Lower []string
+	// Upper and Work make it writable; both empty, it is read-only.
+	Upper, Work string
+	// Target is the mountpoint, an existing directory.
+	Target string
+}
+
+// errUnsupported tells that this kernel does not know how.
+var errUnsupported = errors.New("not supported by this kernel")
+
+// Do mounts. What containers write is not synced when it is unmounted
+// ("volatile"): it does not outlive the machine's going down.
+func (m Mount) Do() error {
+	if len(m.Lower) == 0 || len(m.Lower) > MaxLayers {
+		return fmt.Errorf("mount overlay of %d layers, at least 1 and at most %d are possible: %w", len(m.Lower), MaxLayers, errdefs.ErrInvalidArgument)
+	}
+	h, err := m.open()
+	if err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	defer h.close()
+	err = h.mountNew(m.Target)
+	if errors.Is(err, errUnsupported) {
+		err = h.mountOld(m.Target)
+	}
+	if err != nil {
+		return fmt.Errorf("mount overlay of %d layers on %s: %w", len(m.Lower), m.Target, err)
+	}
+	return nil
+}
+
+// handles are descriptors of the directories. The kernel is given their names
+// in /proc: these are short, so that hundreds fit the one page of the old API
+// and the 256 bytes of a string of the new one, and hold no character that
+// separates options.
+type handles struct {
+	lower       []int
+	upper, work int
+}
+
+func (m Mount) open() (*handles, error) {
+	h := &handles{upper: -1, work: -1}
+	for _, dir := range m.Lower {
+		fd, err := openPath(dir)
+		if err != nil {
+			h.close()
+			return nil, err
+		}
+		h.lower = append(h.lower, fd)
+	}
+	var err error
+	if m.Upper != "" {
+		if h.upper, err = openPath(m.Upper); err == nil {
+			h.work, err = openPath(m.Work)
+		}
+	}
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func openPath(dir string) (int, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fd, nil
+}
+
+func (h *handles) close() {
+	for _, fd := range append(h.lower, h.upper, h.work) {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// flags and strings that both ways of mounting set.
+func (h *handles) options() (flags []string, values [][2]string) {
+	values = [][2]string{{"index", "off"}, {"metacopy", "off"}}
+	if h.upper >= 0 {
+		values = append(values, [2]string{"upperdir", procPath(h.upper)}, [2]string{"workdir", procPath(h.work)})
+		flags = append(flags, "volatile")
+	}
+	return flags, values
+}
+
+func (h *handles) mountNew(target string) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return errUnsupported
+	}
+	defer unix.Close(fs)
+	for i, fd := range h.lower {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", procPath(fd)); err != nil {
+			if i == 0 && errors.Is(err, unix.EINVAL) {
+				return errUnsupported
+			}
+			return fsError(fs, "lowerdir+", err)
+		}
+	}
+	flags, values := h.options()
+	for _, v := range values {
+		if err := unix.FsconfigSetString(fs, v[0], v[1]); err != nil {
+			return fsError(fs, v[0], err)
+		}
+	}
+	for _, f := range flags {
+		if err := unix.FsconfigSetFlag(fs, f); err != nil {
+			return fsError(fs, f, err)
+		}
+	}
+	if h.upper < 0 {
+		if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+			return fsError(fs, "ro", err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fsError(fs, "create", err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fsError(fs, "fsmount", err)
+	}
+	defer unix.Close(mnt)
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return nil
+}
+
+// fsError adds what the kernel has to say, which is more than a number.
+func fsError(fs int, step string, err error) error {
+	buf := make([]byte, 4096)
+	n, rerr := unix.Read(fs, buf)
+	if rerr != nil || n <= 2 {
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	return fmt.Errorf("%s: %w (%s)", step, err, strings.TrimSpace(string(buf[2:n])))
+}
+
+func (h *handles) mountOld(target string) error {
+	flags, values := h.options()
+	lower := make([]string, len(h.lower))
+	for i, fd := range h.lower {
+		lower[i] = procPath(fd)
+	}
+	opts := append(flags, "lowerdir="+strings.Join(lower, ":"))
+	for _, v := range values {
+		opts = append(opts, v[0]+"="+v[1])
+	}
+	data := strings.Join(opts, ",")
+	if len(data) >= os.Getpagesize() {
+		return fmt.Errorf("%d layers do not fit the mount options of this kernel: %w", len(h.lower), errdefs.ErrInvalidArgument)
+	}
+	var mountFlags uintptr
+	if h.upper < 0 {
+		mountFlags = unix.MS_RDONLY
+	}
+	return unix.Mount("overlay", target, "overlay", mountFlags, data)
+}
+
+// Mounted tells whether an overlay is mounted at target.
+func Mounted(target string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &os.PathError{Op: "statx", Path: target, Err: err}
+	}
+	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, fmt.Errorf("statx tells of no mountpoints: %w", errUnsupported)
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(target, &fs); err != nil {
+		return false, &os.PathError{Op: "statfs", Path: target, Err: err}
+	}
+	return fs.Type == unix.OVERLAYFS_SUPER_MAGIC, nil
+}
+
+// Unmount takes away every mount at target; what still has files open there keeps
+// them until it closes them. It is idempotent.
+func Unmount(target string) error {
+	for {
+		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) {
+			err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+			return nil // not a mountpoint, or not any more
+		}
+		return &os.PathError{Op: "umount", Path: target, Err: err}
+	}
+}

@@ -1,0 +1,290 @@
+package imageservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/berth-cri/berth/imageservice/hosts"
+	"github.com/berth-cri/berth/imageservice/manifest"
+	"github.com/berth-cri/berth/imageservice/reference"
+	"github.com/berth-cri/berth/imageservice/registry"
+	"github.com/berth-cri/berth/imageservice/store"
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
+)
+
+// PullImage implements ImageService.PullImage and returns the image ID. Calls for
+// the same name with the same credentials share one pull. A pull goes on when its
+// callers have left, and either completes or leaves nothing.
+//
+// The error's message begins with "RegistryUnavailable" when it is the registry
+// that cannot be reached: that is how the kubelet tells.
+func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (string, error) {
+	name := r.GetImage().GetImage()
+	ref, err := reference.Parse(name)
+	if err != nil {
+		return "", fmt.Errorf("pull image: %w", err)
+	}
+	p, err := s.joinPull(ref, r)
+	if err != nil {
+		return "", fmt.Errorf("pull image %q: %w", name, err)
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return "", fmt.Errorf("pull image %q: %w (the pull goes on)", name, context.Cause(ctx))
+	}
+	if errors.Is(p.err, registry.ErrUnavailable) {
+		return "", fmt.Errorf("%w: pull image %q: %w", crierrors.ErrRegistryUnavailable, name, p.err)
+	}
+	if p.err != nil {
+		return "", fmt.Errorf("pull image %q: %w", name, p.err)
+	}
+	return p.id.String(), nil
+}
+
+// pull is one running pull.
+type pull struct {
+	s    *Service
+	ref  reference.Reference
+	spec *runtimeapi.ImageSpec
+	auth *authn.AuthConfig
+
+	progress progress
+	done     chan struct{} // closed when the rest is set
+	id       digest.Digest
+	err      error
+}
+
+// joinPull returns the running pull for the same request, or starts it.
+func (s *Service) joinPull(ref reference.Reference, r *runtimeapi.PullImageRequest) (*pull, error) {
+	auth := authFor(ref, r.GetAuth())
+	key := pullKey(ref, auth)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pullCtx.Err() != nil {
+		return nil, context.Cause(s.pullCtx)
+	}
+	if p, ok := s.pulls[key]; ok {
+		return p, nil
+	}
+	p := &pull{s: s, ref: ref, spec: r.GetImage(), auth: auth, done: make(chan struct{})}
+	p.progress.begin(ref.String())
+	s.pulls[key] = p
+	s.running.Go(func() {
+		p.id, p.err = p.run(s.pullCtx)
+		s.counters.pulls.Add(1)
+		if p.err != nil {
+			s.counters.pullErrors.Add(1)
+		}
+		s.mu.Lock()
+		delete(s.pulls, key)
+		s.mu.Unlock()
+		close(p.done)
+	})
+	return p, nil
+}
+
+// pullKey separates callers with different credentials: what one may see says
+// nothing about the other.
+func pullKey(ref reference.Reference, auth *authn.AuthConfig) string {
+	b, err := json.Marshal(auth)
+	if err != nil {
+		b = []byte(err.Error()) // strings always encode
+	}
+	sum := sha256.Sum256(b)
+	return ref.String() + " " + hex.EncodeToString(sum[:])
+}
+
+// authFor is what of the request's credentials may be used for ref's registry.
+func authFor(ref reference.Reference, a *runtimeapi.AuthConfig) *authn.AuthConfig {
+	if a == nil {
+		return nil
+	}
+	if a.ServerAddress != "" && !sameRegistry(a.ServerAddress, ref.Domain) {
+		return nil
+	}
+	c := authn.AuthConfig{Username: a.Username, Password: a.Password, Auth: a.Auth, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
+	if c == (authn.AuthConfig{}) {
+		return nil
+	}
+	return &c
+}
+
+// sameRegistry compares a server address, in the forms that Docker's config.json
+// has, with a registry.
+func sameRegistry(address, domain string) bool {
+	if !strings.Contains(address, "://") {
+		address = "https://" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	host := strings.ToLower(u.Host)
+	switch host {
+	case "index.docker.io", "registry-1.docker.io":
+		host = reference.DefaultDomain
+	}
+	return host == strings.ToLower(domain)
+}
+
+// run is the pull from end to end.
+func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
+	start := time.Now()
+	repo, err := p.open()
+	if err != nil {
+		return "", err
+	}
+	defer repo.Close()
+	found, err := p.resolve(ctx, repo)
+	if err != nil {
+		return "", err
+	}
+	p.progress.stage(StageLayers)
+	lease := p.s.store.Lease()
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := p.fetchLayers(ctx, repo, found, lease); err != nil {
+		return "", err
+	}
+	p.progress.stage(StageCommit)
+	if err := p.record(found); err != nil {
+		return "", err
+	}
+	p.s.markDirty()
+	p.s.log.Info("pulled image", "image", p.ref.String(), "id", found.id, "took", time.Since(start).Round(time.Millisecond))
+	return found.id, nil
+}
+
+// open reads which hosts serve the repository.
+func (p *pull) open() (*registry.Repository, error) {
+	list, warnings, err := hosts.Load(p.s.opts.CertsDirs, p.ref.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	for _, w := range warnings {
+		p.s.log.Warn("hosts.toml", "registry", p.ref.Domain, "warning", w)
+	}
+	repo, err := registry.Open(p.ref, registry.Options{
+		Hosts: list, Auth: p.auth,
+		StallTimeout: p.s.opts.StallTimeout, Backoff: p.s.opts.RetryBackoff,
+		UserAgent: p.s.opts.UserAgent, Logger: p.s.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return repo, nil
+}
+
+// resolved is what a name led to.
+type resolved struct {
+	top         digest.Digest // what the name itself stands for: an index, or the manifest
+	manifest    registry.Document
+	mediaType   string
+	layers      []ocispec.Descriptor
+	annotations map[string]string
+	id          digest.Digest
+	config      []byte
+	diffIDs     []digest.Digest
+}
+
+// resolve follows the name to the manifest for this platform and its
+// configuration.
+func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolved, error) {
+	ref := p.ref
+	var r resolved
+	for depth := 0; ; depth++ {
+		if depth > manifest.MaxIndexDepth {
+			return nil, fmt.Errorf("indexes are nested more than %d deep: %w", manifest.MaxIndexDepth, errdefs.ErrInvalidArgument)
+		}
+		var parsed manifest.Document
+		doc, err := repo.Manifest(ctx, ref, manifest.MaxSize, func(d registry.Document) (err error) {
+			parsed, err = manifest.Parse(d.Content, d.MediaType)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if r.top == "" {
+			r.top = doc.Digest
+		}
+		if parsed.Image != nil {
+			r.manifest, r.mediaType = doc, parsed.MediaType
+			r.layers, r.annotations = parsed.Image.Layers, parsed.Image.Annotations
+			r.id = parsed.Image.Config.Digest
+			return &r, p.fetchConfig(ctx, repo, &r, parsed.Image.Config.Size)
+		}
+		next, err := manifest.Choose(parsed.Index, p.s.platform)
+		if err != nil {
+			return nil, err
+		}
+		ref = ref.WithDigest(next.Digest)
+	}
+}
+
+func (p *pull) fetchConfig(ctx context.Context, repo *registry.Repository, r *resolved, size int64) error {
+	p.progress.stage(StageConfig)
+	var err error
+	if r.config, err = repo.Blob(ctx, r.id, size, manifest.MaxConfigSize); err != nil {
+		return err
+	}
+	config, err := manifest.ParseConfig(r.config, len(r.layers))
+	if err != nil {
+		return err
+	}
+	if err := manifest.CheckPlatform(config.Image, p.s.platform); err != nil {
+		return err
+	}
+	r.diffIDs = config.DiffIDs
+	return nil
+}
+
+// fetchLayers brings all layers into the store and into the lease.
+func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, lease *store.Lease) error {
+	bars := p.progress.layers(r.layers)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(p.s.opts.ParallelLayers)
+	seen := map[digest.Digest]bool{}
+	for i, desc := range r.layers {
+		diffID := r.diffIDs[i]
+		if seen[diffID] {
+			bars[i].share()
+			continue
+		}
+		seen[diffID] = true
+		g.Go(func() error {
+			err := p.s.getLayer(ctx, layerRequest{repo: repo, desc: desc, diffID: diffID, bar: bars[i], lease: lease})
+			if err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// record names the image.
+func (p *pull) record(r *resolved) error {
+	refs := []string{p.ref.WithDigest(r.top).String()}
+	if p.ref.Tag != "" {
+		refs = append(refs, p.ref.String())
+	}
+	return p.s.store.PutImage(store.Image{
+		ID: r.id, Layers: r.diffIDs,
+		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
+		Annotations: r.annotations, UserSpecified: p.spec.GetUserSpecifiedImage(),
+		PulledAt: time.Now().UTC(),
+	}, refs, r.config, r.manifest.Content)
+}

@@ -1,0 +1,320 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-cri/berth/imageservice/hosts"
+	"github.com/berth-cri/berth/imageservice/reference"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+const (
+	dialTimeout         = 10 * time.Second
+	tlsHandshakeTimeout = 10 * time.Second
+	readBufferSize      = 128 << 10
+	maxRedirects        = 10
+	maxCertificateFile  = 1 << 20
+)
+
+// endpoint speaks to one host about one repository.
+type endpoint struct {
+	host  hosts.Host
+	ref   reference.Reference
+	own   *http.Transport // to the host
+	other *http.Transport // to where it sends us
+	auth  authn.Authenticator
+	agent string
+
+	mu     sync.Mutex // guards the rest
+	scheme string
+	authed http.RoundTripper // nil until the host asked for credentials
+}
+
+func newEndpoint(h hosts.Host, ref reference.Reference, o Options) (*endpoint, error) {
+	pool, err := certPool(h.CAs)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := keyPairs(h.Clients)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{host: h, ref: ref, auth: authn.Anonymous, agent: o.UserAgent, scheme: h.Scheme}
+	if h.Registry && o.Auth != nil {
+		e.auth = authn.FromConfig(*normalizeAuth(o.Auth))
+	}
+	e.own = newTransport(h, o, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
+	e.other = newTransport(h, o, &tls.Config{RootCAs: pool})
+	return e, nil
+}
+
+// normalizeAuth splits what is user and password in one string.
+func normalizeAuth(a *authn.AuthConfig) *authn.AuthConfig {
+	c := *a
+	if c.Username == "" && c.Password == "" && c.Auth != "" {
+		if dec, err := base64.StdEncoding.DecodeString(c.Auth); err == nil {
+			if user, pass, ok := strings.Cut(string(dec), ":"); ok {
+				c.Username, c.Password = user, strings.TrimRight(pass, "\x00")
+			}
+		}
+	}
+	return &c
+}
+
+func newTransport(h hosts.Host, o Options, config *tls.Config) *http.Transport {
+	timeout := dialTimeout
+	if h.DialTimeout > 0 {
+		timeout = h.DialTimeout
+	}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       config,
+		TLSHandshakeTimeout:   tlsHandshakeTimeout,
+		ResponseHeaderTimeout: o.StallTimeout,
+		ForceAttemptHTTP2:     true,
+		// The bytes of a blob are what its digest is made of.
+		DisableCompression: true,
+		ReadBufferSize:     readBufferSize,
+		MaxIdleConns:       16,
+		IdleConnTimeout:    30 * time.Second,
+	}
+}
+
+func certPool(files []string) (*x509.CertPool, error) {
+	if len(files) == 0 {
+		return nil, nil // the system's
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, f := range files {
+		pem, err := readSmall(f)
+		if err != nil {
+			return nil, fmt.Errorf("read CA: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read CA: %s holds no certificate", f)
+		}
+	}
+	return pool, nil
+}
+
+func keyPairs(pairs []hosts.KeyPair) ([]tls.Certificate, error) {
+	var certs []tls.Certificate
+	for _, p := range pairs {
+		if p.Key == "" {
+			p.Key = p.Cert
+		}
+		cert, err := readSmall(p.Cert)
+		if err != nil {
+			return nil, fmt.Errorf("read client certificate: %w", err)
+		}
+		key, err := readSmall(p.Key)
+		if err != nil {
+			return nil, fmt.Errorf("read client key: %w", err)
+		}
+		c, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate %s: %w", p.Cert, err)
+		}
+		certs = append(certs, c)
+	}
+	return certs, nil
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxCertificateFile))
+}
+
+func (e *endpoint) close() {
+	e.own.CloseIdleConnections()
+	e.other.CloseIdleConnections()
+}
+
+// get asks for a path of the repository. The answer is a success, 200 or 206.
+func (e *endpoint) get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	resp, err := e.send(ctx, path, header)
+	if isPlainHTTP(err) && e.fallBack() {
+		resp, err = e.send(ctx, path, header)
+	}
+	if err != nil {
+		return nil, requestError(err)
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		retry, err := e.logIn(ctx, resp)
+		if err != nil {
+			resp.Body.Close()
+			return nil, requestError(err)
+		}
+		if retry {
+			resp.Body.Close()
+			if resp, err = e.send(ctx, path, header); err != nil {
+				return nil, requestError(err)
+			}
+		}
+	}
+	if err := checkStatus(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// isPlainHTTP tells that the host answered a TLS hello without TLS.
+func isPlainHTTP(err error) bool {
+	var rh tls.RecordHeaderError
+	return err != nil && (errors.As(err, &rh) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"))
+}
+
+func (e *endpoint) fallBack() bool {
+	if !e.host.FallbackHTTP {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.scheme = "http"
+	return true
+}
+
+func (e *endpoint) send(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	e.mu.Lock()
+	scheme, rt := e.scheme, e.authed
+	e.mu.Unlock()
+	if rt == nil {
+		rt = e
+	}
+	url := scheme + "://" + e.host.Addr + e.host.Path + "/" + e.ref.Path + path
+	if !e.host.Registry {
+		// Mirrors of several registries tell by this which one is meant.
+		url += "?ns=" + e.ref.Domain
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	client := http.Client{Transport: rt, CheckRedirect: checkRedirect}
+	return client.Do(req)
+}
+
+// RoundTrip sends a request as the host's configuration says, and without any of
+// it where the host only sent us: neither its headers nor its certificates nor
+// its exemption from verification are meant for others.
+func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	if e.agent != "" {
+		req.Header.Set("User-Agent", e.agent)
+	}
+	if req.URL.Host != e.host.Addr {
+		if sameHostname(req.URL.Host, e.host.Addr) && e.host.SkipVerify {
+			return e.own.RoundTrip(req)
+		}
+		return e.other.RoundTrip(req)
+	}
+	for k, v := range e.host.Header {
+		req.Header[k] = v
+	}
+	return e.own.RoundTrip(req)
+}
+
+func sameHostname(a, b string) bool { return hostname(a) == hostname(b) }
+
+func hostname(addr string) string {
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		return h
+	}
+	return addr
+}
+
+// checkRedirect keeps a registry from making us give up encryption or ask what
+// only this machine can reach.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	first := via[0].URL
+	if first.Scheme == "https" && req.URL.Scheme != "https" {
+		return fmt.Errorf("redirect from https to %s refused", req.URL.Scheme)
+	}
+	ip, err := netip.ParseAddr(req.URL.Hostname())
+	local := err == nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) || req.URL.Hostname() == "localhost"
+	if local && !hosts.IsLoopback(first.Host) && !sameHostname(req.URL.Host, first.Host) {
+		return fmt.Errorf("redirect from %s to %s refused", first.Host, req.URL.Host)
+	}
+	return nil
+}
+
+// logIn answers the host's challenge. It tells whether to ask again: not if the
+// answer to it was given already.
+func (e *endpoint) logIn(ctx context.Context, challenge *http.Response) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.authed != nil && challenge.Request.Header.Get("Authorization") != "" {
+		return false, nil
+	}
+	if e.authed != nil {
+		return true, nil // another request was faster
+	}
+	var opts []name.Option
+	if e.scheme == "http" {
+		opts = append(opts, name.Insecure)
+	}
+	reg, err := name.NewRegistry(e.host.Addr, opts...)
+	if err != nil {
+		return false, err
+	}
+	replay := &challengeReplay{scheme: e.scheme, addr: e.host.Addr, header: challenge.Header, next: e}
+	scope := "repository:" + e.ref.Path + ":pull"
+	rt, err := transport.NewWithContext(ctx, reg, e.auth, replay, []string{scope})
+	if err != nil {
+		return false, err
+	}
+	e.authed = rt
+	return true, nil
+}
+
+// challengeReplay answers the log-in's question for the challenge with the one
+// that the host has already given: that saves a request, and mirrors need not
+// have the path that the log-in asks.
+type challengeReplay struct {
+	scheme, addr string
+	header       http.Header
+	next         http.RoundTripper
+}
+
+func (c *challengeReplay) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host != c.addr || req.URL.Path != "/v2/" {
+		return c.next.RoundTrip(req)
+	}
+	if req.URL.Scheme != c.scheme {
+		return nil, fmt.Errorf("host speaks %s", c.scheme)
+	}
+	return &http.Response{
+		Status: "401 Unauthorized", StatusCode: http.StatusUnauthorized,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: c.header, Body: http.NoBody, Request: req,
+	}, nil
+}

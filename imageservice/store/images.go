@@ -1,0 +1,341 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/berth-cri/berth/imageservice/tree"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	imageFile    = "record.json"
+	imageKind    = "image"
+	configFile   = "config.json"
+	manifestFile = "manifest.json"
+)
+
+// Image is the record of an image. Its ID is the digest of its configuration.
+type Image struct {
+	ID digest.Digest `json:"id"`
+	// Names are normalised references, tags and digests.
+	Names []Name `json:"names"`
+	// Layers from the lowest to the topmost.
+	Layers []digest.Digest `json:"layers"`
+	// ManifestDigest is that of the manifest of this platform.
+	ManifestDigest digest.Digest `json:"manifestDigest"`
+	MediaType      string        `json:"mediaType"` // of the manifest
+	// Annotations are those of the manifest.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// UserSpecified is what the last pull's caller called it.
+	UserSpecified string    `json:"userSpecified,omitempty"`
+	PulledAt      time.Time `json:"pulledAt"`
+
+	// Config is the parsed configuration; callers must not change it.
+	Config *ocispec.Image `json:"-"`
+	// ConfigSize is that of the configuration as it came.
+	ConfigSize int64 `json:"-"`
+}
+
+// Name is a reference that leads to an image. Seq grows with every naming: when a
+// kill left one name at two images, the later one has it.
+type Name struct {
+	Ref string `json:"ref"`
+	Seq uint64 `json:"seq"`
+}
+
+// Refs returns the names as strings.
+func (i *Image) Refs() []string {
+	refs := make([]string, len(i.Names))
+	for n, name := range i.Names {
+		refs[n] = name.Ref
+	}
+	return refs
+}
+
+func (i *Image) clone() *Image {
+	c := *i
+	c.Names = slices.Clone(i.Names)
+	return &c
+}
+
+func (s *Store) imagePath(id digest.Digest, elem ...string) string {
+	return s.path(append([]string{imagesDir, id.Encoded()}, elem...)...)
+}
+
+func (s *Store) loadImages() error {
+	names, err := s.entries(imagesDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		img, err := s.readImage(name)
+		if err != nil {
+			if err := s.setAside(s.path(imagesDir, name), err); err != nil {
+				return err
+			}
+			continue
+		}
+		if missing := s.missing(img.Layers); missing != "" {
+			s.log.Warn("forget an image: a layer of it is not there any more", "image", img.ID, "names", img.Refs(), "layer", missing)
+			if err := s.discard(s.path(imagesDir, name)); err != nil {
+				return err
+			}
+			continue
+		}
+		s.take(img)
+	}
+	s.settleNames()
+	return nil
+}
+
+func (s *Store) missing(ids []digest.Digest) digest.Digest {
+	for _, id := range ids {
+		if _, ok := s.layers[id]; !ok {
+			return id
+		}
+	}
+	return ""
+}
+
+// take puts img into the maps and refers to its layers.
+func (s *Store) take(img *Image) {
+	s.images[img.ID] = img
+	for _, id := range img.Layers {
+		s.layers[id].refs++
+	}
+	for _, n := range img.Names {
+		s.seq = max(s.seq, n.Seq)
+	}
+}
+
+// settleNames gives each name to the image that got it last.
+func (s *Store) settleNames() {
+	last := map[string]uint64{}
+	for _, img := range s.images {
+		for _, n := range img.Names {
+			if n.Seq >= last[n.Ref] {
+				last[n.Ref] = n.Seq
+				s.names[n.Ref] = img.ID
+			}
+		}
+	}
+	for _, img := range s.images {
+		img.Names = slices.DeleteFunc(img.Names, func(n Name) bool { return s.names[n.Ref] != img.ID })
+	}
+}
+
+func (s *Store) readImage(dir string) (*Image, error) {
+	var img Image
+	if err := readRecord(s.path(imagesDir, dir, imageFile), imageKind, &img); err != nil {
+		return nil, err
+	}
+	if img.ID.Validate() != nil || img.ID.Encoded() != dir {
+		return nil, fmt.Errorf("%w: record is that of image %q", errDamaged, img.ID)
+	}
+	config, err := os.ReadFile(s.imagePath(img.ID, configFile))
+	if err != nil {
+		return nil, err
+	}
+	if err := img.setConfig(config); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return &img, nil
+}
+
+func (i *Image) setConfig(raw []byte) error {
+	if got := i.ID.Algorithm().FromBytes(raw); got != i.ID {
+		return fmt.Errorf("configuration has digest %s", got)
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return fmt.Errorf("parse configuration: %w", err)
+	}
+	i.Config, i.ConfigSize = &config, int64(len(raw))
+	return nil
+}
+
+// PutImage records img under refs, which it takes away from other images. An
+// image that is there already keeps its other names. The caller holds a lease on
+// the layers.
+func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if err := img.setConfig(config); err != nil {
+		return fmt.Errorf("record image %s: %w", img.ID, err)
+	}
+	img.Names = s.nextNames(img.ID, refs)
+	if err := s.writeImage(&img, config, manifest); err != nil {
+		return fmt.Errorf("record image %s: %w", img.ID, named(err))
+	}
+	s.mu.Lock()
+	losers := s.install(&img)
+	s.mu.Unlock()
+	// Should these writes be missed, the sequence numbers settle it at the next
+	// start.
+	for _, l := range losers {
+		if err := writeRecord(s.imagePath(l.ID, imageFile), imageKind, l); err != nil {
+			s.log.Warn("record that a name has moved", "image", l.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// nextNames is the image's present names with refs, numbered anew.
+func (s *Store) nextNames(id digest.Digest, refs []string) []Name {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []Name
+	if old, ok := s.images[id]; ok {
+		names = slices.Clone(old.Names)
+	}
+	for _, ref := range refs {
+		s.seq++
+		names = slices.DeleteFunc(names, func(n Name) bool { return n.Ref == ref })
+		names = append(names, Name{Ref: ref, Seq: s.seq})
+	}
+	return names
+}
+
+// writeImage makes the image's directory, or replaces the record in it.
+func (s *Store) writeImage(img *Image, config, manifest []byte) error {
+	dir := s.imagePath(img.ID)
+	if _, err := os.Lstat(dir); err == nil {
+		return errors.Join(
+			replaceFile(filepath.Join(dir, manifestFile), manifest),
+			writeRecord(filepath.Join(dir, imageFile), imageKind, img))
+	}
+	tmp, err := os.MkdirTemp(s.path(ingestDir), "image-")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		os.WriteFile(filepath.Join(tmp, configFile), config, 0o600),
+		os.WriteFile(filepath.Join(tmp, manifestFile), manifest, 0o600),
+		writeRecord(filepath.Join(tmp, imageFile), imageKind, img))
+	if err == nil {
+		err = os.Rename(tmp, dir)
+	}
+	if err != nil {
+		err = errors.Join(err, os.RemoveAll(tmp))
+	}
+	return err
+}
+
+// install makes img visible and returns the images that lost a name to it. mu is
+// held.
+func (s *Store) install(img *Image) []*Image {
+	var losers []*Image
+	for _, n := range img.Names {
+		owner, ok := s.names[n.Ref]
+		s.names[n.Ref] = img.ID
+		if !ok || owner == img.ID {
+			continue
+		}
+		loser := s.images[owner].clone()
+		loser.Names = slices.DeleteFunc(loser.Names, func(x Name) bool { return x.Ref == n.Ref })
+		s.images[owner] = loser
+		if !slices.ContainsFunc(losers, func(l *Image) bool { return l.ID == owner }) {
+			losers = append(losers, loser)
+		}
+	}
+	for i, l := range losers {
+		losers[i] = s.images[l.ID] // the last of its versions
+	}
+	if _, ok := s.images[img.ID]; !ok {
+		for _, id := range img.Layers {
+			s.layers[id].refs++
+		}
+	}
+	s.images[img.ID] = img
+	return losers
+}
+
+// Images returns all images, ordered by ID. Callers must not change them.
+func (s *Store) Images() []*Image {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]*Image, 0, len(s.images))
+	for _, img := range s.images {
+		list = append(list, img)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].ID < list[j].ID })
+	return list
+}
+
+// ByName finds the image that has the normalised reference, or returns
+// errdefs.ErrNotFound.
+func (s *Store) ByName(ref string) (*Image, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if id, ok := s.names[ref]; ok {
+		return s.images[id], nil
+	}
+	return nil, fmt.Errorf("image %q: %w", ref, errdefs.ErrNotFound)
+}
+
+// ByID finds an image by its ID or by the beginning of it, with or without the
+// algorithm. A beginning of several IDs is errdefs.ErrInvalidArgument.
+func (s *Store) ByID(id string) (*Image, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if img, ok := s.images[digest.Digest(id)]; ok {
+		return img, nil
+	}
+	prefix := id
+	if algo, hex, ok := strings.Cut(id, ":"); ok && (algo == string(digest.SHA256) || algo == string(digest.SHA512)) {
+		prefix = hex
+	}
+	var found *Image
+	for _, img := range s.images {
+		if prefix == "" || !strings.HasPrefix(img.ID.Encoded(), prefix) {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("image ID %q is the beginning of several: %w", id, errdefs.ErrInvalidArgument)
+		}
+		found = img
+	}
+	if found == nil {
+		return nil, fmt.Errorf("image %q: %w", id, errdefs.ErrNotFound)
+	}
+	return found, nil
+}
+
+// RemoveImage removes the image with all its names, and the layers that nothing
+// else needs. It is idempotent.
+func (s *Store) RemoveImage(id digest.Digest) error {
+	s.commit.Lock()
+	s.mu.RLock()
+	img, ok := s.images[id]
+	s.mu.RUnlock()
+	if !ok {
+		s.commit.Unlock()
+		return nil
+	}
+	// The record goes first: layers without an image are collected at the next
+	// start, an image without layers would not work.
+	if err := tree.RemovePath(s.path(imagesDir), id.Encoded()); err != nil {
+		s.commit.Unlock()
+		return fmt.Errorf("remove image %s: %w", id, err)
+	}
+	s.mu.Lock()
+	delete(s.images, id)
+	for _, n := range img.Names {
+		if s.names[n.Ref] == id {
+			delete(s.names, n.Ref)
+		}
+	}
+	trash := s.unref(img.Layers)
+	s.mu.Unlock()
+	return s.dispose(trash)
+}

@@ -1,0 +1,333 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/berth-cri/berth/imageservice/tree"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	layerFile  = "layer.json"
+	layerKind  = "layer"
+	diffDir    = "diff"
+	syncedFile = "synced"
+)
+
+// Layer is the record of an unpacked layer.
+type Layer struct {
+	DiffID  digest.Digest `json:"diffID"`
+	Blob    digest.Digest `json:"blob"`     // the blob it was unpacked from
+	Size    int64         `json:"blobSize"` // bytes of the blob
+	TarSize int64         `json:"tarSize"`  // bytes of the archive
+	Bytes   uint64        `json:"bytes"`    // allocated on disk
+	Inodes  uint64        `json:"inodes"`
+	// Implied are directories whose attributes are those of a layer below, "."
+	// is the root.
+	Implied []string `json:"implied,omitempty"`
+	// BootID is that of the kernel which wrote it.
+	BootID string `json:"bootID"`
+}
+
+// Diff is the directory with the tree of a layer.
+func (s *Store) Diff(id digest.Digest) string {
+	return s.path(layersDir, id.Encoded(), diffDir)
+}
+
+func (s *Store) loadLayers() error {
+	names, err := s.entries(layersDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := s.loadLayer(name); err != nil {
+			s.log.Warn("drop a layer", "layer", name, "error", err)
+			if err := s.discard(s.path(layersDir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loadLayer takes a layer up; an error means that it cannot be trusted.
+func (s *Store) loadLayer(name string) error {
+	var rec Layer
+	if err := readRecord(s.path(layersDir, name, layerFile), layerKind, &rec); err != nil {
+		return err
+	}
+	if rec.DiffID.Validate() != nil || rec.DiffID.Encoded() != name {
+		return fmt.Errorf("record is that of layer %q", rec.DiffID)
+	}
+	if st, err := os.Lstat(s.path(layersDir, name, diffDir)); err != nil || !st.IsDir() {
+		return errors.New("tree is missing")
+	}
+	_, err := os.Lstat(s.path(layersDir, name, syncedFile))
+	synced := err == nil
+	if !synced && rec.BootID != s.bootID {
+		return errors.New("not known to have reached the disk before the machine went down")
+	}
+	s.layers[rec.DiffID] = &layerEntry{rec: rec, synced: synced}
+	return nil
+}
+
+// A Lease keeps layers from being removed while a pull still needs them.
+type Lease struct {
+	s    *Store
+	held []digest.Digest // guarded by s.mu
+}
+
+// Lease returns an empty lease; the caller must Release it.
+func (s *Store) Lease() *Lease { return &Lease{s: s} }
+
+// Hold takes the layer into the lease and tells whether the store has it.
+func (l *Lease) Hold(id digest.Digest) (Layer, bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	e, ok := l.s.layers[id]
+	if !ok {
+		return Layer{}, false
+	}
+	e.refs++
+	l.held = append(l.held, id)
+	return e.rec, true
+}
+
+// Release gives up all layers of the lease and removes those that nothing else
+// needs. It is idempotent.
+func (l *Lease) Release() error {
+	l.s.commit.Lock()
+	l.s.mu.Lock()
+	trash := l.s.unref(l.held)
+	l.held = nil
+	l.s.mu.Unlock()
+	return l.s.dispose(trash)
+}
+
+// unref takes one reference off each of ids and returns the layers that nothing
+// refers to any more, which are then no longer in the store. mu is held.
+func (s *Store) unref(ids []digest.Digest) []digest.Digest {
+	var trash []digest.Digest
+	for _, id := range ids {
+		e, ok := s.layers[id]
+		if !ok {
+			continue
+		}
+		if e.refs--; e.refs <= 0 {
+			delete(s.layers, id)
+			trash = append(trash, id)
+		}
+	}
+	return trash
+}
+
+// dispose removes the trees of layers that are no longer in the store. It is
+// called with commit held, and gives it up before the long part.
+func (s *Store) dispose(ids []digest.Digest) error {
+	var err error
+	var dirs []string
+	for _, id := range ids {
+		dir, derr := os.MkdirTemp(s.path(ingestDir), "trash-")
+		if derr == nil {
+			derr = os.Rename(s.path(layersDir, id.Encoded()), filepath.Join(dir, "it"))
+		}
+		if derr != nil {
+			// A full disk may refuse the directory, never the removal.
+			derr = tree.RemovePath(s.path(layersDir), id.Encoded())
+		} else {
+			dirs = append(dirs, dir)
+		}
+		err = errors.Join(err, derr)
+	}
+	s.commit.Unlock()
+	for _, dir := range dirs {
+		err = errors.Join(err, tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)))
+	}
+	if err != nil {
+		return fmt.Errorf("remove layers: %w", err)
+	}
+	return nil
+}
+
+// dropUnreferenced removes from sight the layers of pulls that did not end.
+func (s *Store) dropUnreferenced() error {
+	for id, e := range s.layers {
+		if e.refs > 0 {
+			continue
+		}
+		delete(s.layers, id)
+		if err := s.discard(s.path(layersDir, id.Encoded())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An Ingest is a layer that is being made.
+type Ingest struct {
+	s    *Store
+	dir  string
+	Diff *os.File // where its tree goes
+}
+
+// Ingest makes a place for a new layer. The caller must Commit or Abort it.
+func (s *Store) Ingest() (*Ingest, error) {
+	dir, err := os.MkdirTemp(s.path(ingestDir), "layer-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for the layer: %w", named(err))
+	}
+	in := &Ingest{s: s, dir: dir}
+	diff := filepath.Join(dir, diffDir)
+	err = os.Mkdir(diff, 0o755)
+	if err == nil {
+		err = os.Chmod(diff, 0o755) // whatever the umask is
+	}
+	if err == nil {
+		in.Diff, err = os.Open(diff)
+	}
+	if err != nil {
+		in.Abort()
+		return nil, fmt.Errorf("make a directory for the layer: %w", named(err))
+	}
+	return in, nil
+}
+
+// Commit moves the layer into the store and into the lease. If the store has the
+// same layer already, that one is kept.
+func (in *Ingest) Commit(rec Layer, lease *Lease) error {
+	s := in.s
+	rec.BootID = s.bootID
+	if err := writeRecord(filepath.Join(in.dir, layerFile), layerKind, rec); err != nil {
+		in.Abort()
+		return err
+	}
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if _, ok := lease.Hold(rec.DiffID); ok {
+		in.Abort()
+		return nil
+	}
+	if err := os.Rename(in.dir, s.path(layersDir, rec.DiffID.Encoded())); err != nil {
+		in.Abort()
+		return fmt.Errorf("move the layer into place: %w", named(err))
+	}
+	in.Diff.Close()
+	s.mu.Lock()
+	s.layers[rec.DiffID] = &layerEntry{rec: rec, refs: 1}
+	lease.held = append(lease.held, rec.DiffID)
+	s.mu.Unlock()
+	return nil
+}
+
+// Abort removes what was made. It is idempotent.
+func (in *Ingest) Abort() {
+	if in.Diff != nil {
+		in.Diff.Close()
+	}
+	if err := tree.RemovePath(filepath.Dir(in.dir), filepath.Base(in.dir)); err != nil {
+		in.s.log.Warn("remove a partial layer", "path", in.dir, "error", err)
+	}
+}
+
+// Layers returns the records of all layers, ordered by DiffID.
+func (s *Store) Layers() []Layer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]Layer, 0, len(s.layers))
+	for _, e := range s.layers {
+		list = append(list, e.rec)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].DiffID < list[j].DiffID })
+	return list
+}
+
+// Layer returns the record of a layer, or errdefs.ErrNotFound.
+func (s *Store) Layer(id digest.Digest) (Layer, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	e, ok := s.layers[id]
+	if !ok {
+		return Layer{}, fmt.Errorf("layer %s: %w", id, errdefs.ErrNotFound)
+	}
+	return e.rec, nil
+}
+
+// LayerUsage adds up what all layers take.
+func (s *Store) LayerUsage() tree.Usage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var u tree.Usage
+	for _, e := range s.layers {
+		u.Bytes += e.rec.Bytes
+		u.Inodes += e.rec.Inodes
+	}
+	return u
+}
+
+// Sync brings the layers that are only in memory yet to the disk and marks them
+// so. It returns how many it marked. A failure is no harm: the layers are good
+// until the machine goes down.
+func (s *Store) Sync(ctx context.Context) (marked int, err error) {
+	// Held, the layers cannot go and come back under the same name meanwhile.
+	lease := s.Lease()
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	pending := lease.holdUnsynced()
+	if len(pending) == 0 {
+		return 0, nil
+	}
+	dir, err := os.Open(s.path(layersDir))
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return 0, fmt.Errorf("sync the layers: %w", named(err))
+	}
+	for _, id := range pending {
+		if ctx.Err() != nil {
+			return marked, ctx.Err()
+		}
+		if err := s.markSynced(id); err != nil {
+			return marked, fmt.Errorf("mark layer %s as synced: %w", id, named(err))
+		}
+		marked++
+	}
+	return marked, nil
+}
+
+func (l *Lease) holdUnsynced() []digest.Digest {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	for id, e := range l.s.layers {
+		if !e.synced {
+			e.refs++
+			l.held = append(l.held, id)
+		}
+	}
+	return l.held
+}
+
+// markSynced leaves the mark and syncs it: a layer whose mark is lost in a power
+// loss is fetched again.
+func (s *Store) markSynced(id digest.Digest) error {
+	f, err := os.OpenFile(s.path(layersDir, id.Encoded(), syncedFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.layers[id]; ok {
+		e.synced = true
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+// Package store keeps the records and trees of images, layers and root file
+// systems on disk, counts who needs which layer, and removes what nobody does.
+//
+// Below its root:
+//
+//	images/<config digest>/    record.json, config.json, manifest.json
+//	layers/<DiffID>/           layer.json, diff/, synced
+//	rootfs/<container ID>/     rootfs.json, upper/, work/
+//	ingest/                    what is being made, and what is being removed
+//	damaged/                   records that were not whole
+//	empty/                     the layer of images that have none
+//
+// A directory comes into images/ and layers/ by a rename and leaves it by one, so
+// that a kill at any instruction leaves whole ones there and the rest in ingest/,
+// which is emptied at the next start. Nothing is synced on the way of a pull:
+// layers carry the boot ID until Sync has brought them to the disk, and one that
+// was not synced in an earlier boot is not trusted.
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/berth-cri/berth/imageservice/tree"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	imagesDir  = "images"
+	layersDir  = "layers"
+	rootfsDir  = "rootfs"
+	ingestDir  = "ingest"
+	damagedDir = "damaged"
+	emptyDir   = "empty"
+)
+
+// bootIDFile identifies the running kernel.
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// Store is safe for concurrent use. Only one Store may have a directory open;
+// the caller sees to that.
+type Store struct {
+	root   string
+	bootID string
+	log    *slog.Logger
+
+	// commit serialises changes of what is on disk below images/ and layers/, so
+	// that readers need not wait for a disk.
+	commit sync.Mutex
+
+	mu     sync.RWMutex // guards what follows; never held during I/O
+	images map[digest.Digest]*Image
+	names  map[string]digest.Digest
+	seq    uint64
+	layers map[digest.Digest]*layerEntry
+	rootfs map[string]*rootfsEntry
+}
+
+type layerEntry struct {
+	rec    Layer
+	refs   int // images, root file systems and leases
+	synced bool
+}
+
+type rootfsEntry struct {
+	rec   Rootfs
+	held  []digest.Digest // its layers, without those lost before the store was opened
+	usage RootfsUsage
+}
+
+// Open reads the store at root, which it makes if need be. It sets aside records
+// that are damaged, forgets layers that a power loss may have hurt, and removes
+// what is not referenced from sight; Sweep frees the space.
+func Open(root string, log *slog.Logger) (*Store, error) {
+	id, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the boot ID: %w", err)
+	}
+	return open(root, strings.TrimSpace(string(id)), log)
+}
+
+func open(root, bootID string, log *slog.Logger) (*Store, error) {
+	s := &Store{
+		root: root, bootID: bootID, log: log,
+		images: map[digest.Digest]*Image{},
+		names:  map[string]digest.Digest{},
+		layers: map[digest.Digest]*layerEntry{},
+		rootfs: map[string]*rootfsEntry{},
+	}
+	if err := s.makeDirs(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", named(err))
+	}
+	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadImages, s.dropUnreferenced} {
+		if err := load(); err != nil {
+			return nil, fmt.Errorf("open image store: %w", named(err))
+		}
+	}
+	return s, nil
+}
+
+// makeDirs makes the directories closed to all but root: layers hold
+// set-user-ID programs that nobody on the host may run.
+func (s *Store) makeDirs() error {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return err
+	}
+	for _, dir := range []string{imagesDir, layersDir, rootfsDir, ingestDir, damagedDir, emptyDir} {
+		path := filepath.Join(s.root, dir)
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		mode := os.FileMode(0o700)
+		if dir == emptyDir {
+			mode = 0o755 // seen in containers as their root
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.root}, elem...)...)
+}
+
+// entries lists a directory without the files that were never renamed into
+// place, which it removes.
+func (s *Store) entries(dir string) ([]string, error) {
+	list, err := os.ReadDir(s.path(dir))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range list {
+		if isTemp(e.Name()) {
+			if err := s.discard(s.path(dir, e.Name())); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// discard moves path to ingest/, from where Sweep removes it.
+func (s *Store) discard(path string) error {
+	trash, err := os.MkdirTemp(s.path(ingestDir), "trash-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(trash, "it")); err != nil {
+		os.Remove(trash)
+		return err
+	}
+	return nil
+}
+
+// setAside moves a damaged record where an operator can look at it.
+func (s *Store) setAside(path string, why error) error {
+	target := s.path(damagedDir, filepath.Base(filepath.Dir(path))+"-"+filepath.Base(path))
+	s.log.Warn("set a damaged record aside", "path", path, "to", target, "error", why)
+	if err := tree.RemovePath(filepath.Dir(target), filepath.Base(target)); err != nil {
+		return err
+	}
+	return os.Rename(path, target)
+}
+
+// Sweep frees the space of what is in ingest/ and not in use. It is for the time
+// before the first pull.
+func (s *Store) Sweep() error {
+	list, err := os.ReadDir(s.path(ingestDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := tree.RemovePath(s.path(ingestDir), e.Name()); err != nil {
+			return fmt.Errorf("remove leftovers: %w", err)
+		}
+	}
+	return nil
+}
+
+// named gives errors of the disk their kind.
+func named(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	}
+	return err
+}
+
+// EmptyLayer is the directory that stands for the layers of an image without
+// any.
+func (s *Store) EmptyLayer() string { return s.path(emptyDir) }
+
+// Root is the directory of the store.
+func (s *Store) Root() string { return s.root }
