@@ -105,20 +105,28 @@ func runPlugin(ctx context.Context, path string, stdin []byte, env []string) (st
 		// The plugin itself is done; something it left behind has its stdout.
 		err = nil
 	}
-	return out.Bytes(), errOut.Bytes(), err
+	if out.full || errOut.full {
+		err = errTooMuchOutput
+	}
+	return out.kept, errOut.kept, err
 }
 
 // limitedBuffer fails the write that would exceed maxPluginOutput, so that a plugin which
-// writes without end dies of a broken pipe.
-type limitedBuffer struct{ bytes.Buffer }
+// writes without end dies of a broken pipe. It has no ReadFrom, which io.Copy would prefer.
+type limitedBuffer struct {
+	kept []byte
+	full bool
+}
 
 var errTooMuchOutput = fmt.Errorf("it wrote more than %d bytes", maxPluginOutput)
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxPluginOutput {
+	if len(b.kept)+len(p) > maxPluginOutput {
+		b.full = true
 		return 0, errTooMuchOutput
 	}
-	return b.Buffer.Write(p)
+	b.kept = append(b.kept, p...)
+	return len(p), nil
 }
 
 // pluginEnv drops from the daemon's environment what speaks to systemd on its behalf.
