@@ -71,11 +71,11 @@ type Metrics struct {
 
 // Images is about pulling and unpacking.
 type Images struct {
-	CertsDir               string        `yaml:"certsDir"`
-	MaxConcurrentDownloads int           `yaml:"maxConcurrentDownloads"`
-	MaxConcurrentUnpacks   int           `yaml:"maxConcurrentUnpacks"`
-	PullProgressTimeout    time.Duration `yaml:"pullProgressTimeout"`
-	Platform               string        `yaml:"platform"`
+	CertsDirs      []string      `yaml:"certsDirs"`
+	ParallelLayers int           `yaml:"parallelLayers"`
+	StallTimeout   time.Duration `yaml:"stallTimeout"`
+	Pinned         []string      `yaml:"pinned"`
+	Platform       string        `yaml:"platform"`
 }
 
 // Network is about CNI.

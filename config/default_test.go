@@ -83,8 +83,8 @@ func TestDefaultIsValidAndLoadsBack(t *testing.T) {
 
 func TestDefaultsOfTheCommandLine(t *testing.T) {
 	c := mustLoad(t, Source{File: "/nonexistent/berthd.yaml", Optional: true}).Config
-	got := []any{c.Root, c.State, c.Address, c.Images.CertsDir, c.Network.ConfDirs, c.Network.BinDirs}
-	want := []any{"/var/lib/berth", "/run/berth", "/run/berth/berth.sock", "/etc/berth/certs.d", []string{"/etc/cni/net.d"}, []string{"/opt/cni/bin"}}
+	got := []any{c.Root, c.State, c.Address, c.Images.CertsDirs, c.Network.ConfDirs, c.Network.BinDirs}
+	want := []any{"/var/lib/berth", "/run/berth", "/run/berth/berth.sock", []string{"/etc/berth/certs.d"}, []string{"/etc/cni/net.d"}, []string{"/opt/cni/bin"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -69,7 +70,7 @@ func (k *checker) fail(key, format string, args ...any) {
 func (k *checker) directories(c *Config) {
 	k.identity("apiVersion", c.APIVersion, APIVersion)
 	k.identity("kind", c.Kind, Kind)
-	rootOK, stateOK := k.path("root", c.Root), k.path("state", c.State)
+	rootOK, stateOK := k.absPath("root", c.Root), k.absPath("state", c.State)
 	if c.Root == "/" || c.State == "/" {
 		k.fail("root", "neither root nor state can be the root of the file system")
 	} else if rootOK && stateOK && (within(c.Root, c.State) || within(c.State, c.Root)) {
@@ -78,7 +79,7 @@ func (k *checker) directories(c *Config) {
 	if len(c.State) > maxStatePath {
 		k.fail("state", "%q is longer than %d bytes; sockets are made below it", c.State, maxStatePath)
 	}
-	if k.path("address", c.Address) && len(c.Address) > maxSocketPath {
+	if k.absPath("address", c.Address) && len(c.Address) > maxSocketPath {
 		k.fail("address", "%q is longer than the %d bytes that the kernel allows for a socket", c.Address, maxSocketPath)
 	}
 }
@@ -90,22 +91,24 @@ func (k *checker) identity(key, value, want string) {
 }
 
 func (k *checker) images(c *Images) {
-	k.optionalPath("images.certsDir", c.CertsDir)
-	k.between("images.maxConcurrentDownloads", c.MaxConcurrentDownloads, 1, 1000)
-	k.between("images.maxConcurrentUnpacks", c.MaxConcurrentUnpacks, 0, 1000)
-	if c.PullProgressTimeout != 0 {
-		k.atLeast("images.pullProgressTimeout", c.PullProgressTimeout, time.Second)
+	k.paths("images.certsDirs", c.CertsDirs)
+	k.between("images.parallelLayers", c.ParallelLayers, 1, 100)
+	k.atLeast("images.stallTimeout", c.StallTimeout, time.Second)
+	for i, pattern := range c.Pinned {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			k.fail(fmt.Sprintf("images.pinned[%d]", i), "%q is not a name or pattern", pattern)
+		}
 	}
 	if c.Platform != "" && !platformPattern.MatchString(c.Platform) {
-		k.fail("images.platform", "%q is not os/architecture or os/architecture/variant", c.Platform)
+		k.fail("images.platform", "%q is not linux/architecture or linux/architecture/variant", c.Platform)
 	}
 }
 
-var platformPattern = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
+var platformPattern = regexp.MustCompile(`^linux/[a-z0-9]+(/[a-z0-9.]+)?$`)
 
 func (k *checker) network(c *Network) {
-	k.paths("network.confDirs", c.ConfDirs)
-	k.paths("network.binDirs", c.BinDirs)
+	k.needed("network.confDirs", c.ConfDirs)
+	k.needed("network.binDirs", c.BinDirs)
 	k.atLeast("network.timeout", c.Timeout, time.Second)
 }
 
@@ -168,17 +171,17 @@ func (k *checker) rlimit(key, name string, limit Rlimit) {
 }
 
 func (k *checker) streaming(c *Streaming) {
-	if _, err := netip.ParseAddr(c.Address); err != nil {
-		k.fail("streaming.address", "%q is not an IP address", c.Address)
+	if addr, err := netip.ParseAddr(c.Address); err != nil || !addr.IsLoopback() {
+		k.fail("streaming.address", "%q is not a loopback IP address", c.Address)
 	}
 	k.between("streaming.port", c.Port, 0, 65535)
 	k.positive("streaming.idleTimeout", c.IdleTimeout)
 	k.positive("streaming.creationTimeout", c.CreationTimeout)
 }
 
-// path reports whether the value is an absolute path without "..", "//" or a
+// absPath reports whether the value is an absolute path without "..", "//" or a
 // slash at its end, so that two spellings of one path cannot be taken for two.
-func (k *checker) path(key, value string) bool {
+func (k *checker) absPath(key, value string) bool {
 	switch {
 	case value == "":
 		k.fail(key, "is empty; it has to be an absolute path")
@@ -194,22 +197,27 @@ func (k *checker) path(key, value string) bool {
 
 func (k *checker) optionalPath(key, value string) {
 	if value != "" {
-		k.path(key, value)
+		k.absPath(key, value)
 	}
 }
 
-func (k *checker) paths(key string, values []string) {
+// needed are directories of which there has to be one.
+func (k *checker) needed(key string, values []string) {
 	if len(values) == 0 {
 		k.fail(key, "is empty; it needs at least one directory")
 	}
+	k.paths(key, values)
+}
+
+func (k *checker) paths(key string, values []string) {
 	for i, v := range values {
-		k.path(fmt.Sprintf("%s[%d]", key, i), v)
+		k.absPath(fmt.Sprintf("%s[%d]", key, i), v)
 	}
 }
 
-// within reports whether path is dir or below it; both are clean.
-func within(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, dir+"/")
+// within reports whether p is dir or below it; both are clean.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, dir+"/")
 }
 
 func (k *checker) oneOf(key, value string, allowed ...string) {

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-cri/berth/config"
+	"github.com/berth-cri/berth/runtimeservice/spec"
+)
+
+func TestSpecDefaults(t *testing.T) {
+	got := specDefaults(config.Runtime{
+		Capabilities:        []string{},
+		Env:                 map[string]string{"B": "2", "A": "x=y"},
+		Rlimits:             map[string]config.Rlimit{"RLIMIT_NOFILE": {Soft: 1024, Hard: config.Unlimited}, "RLIMIT_CORE": {}},
+		PidsLimit:           7,
+		UnsetSeccompProfile: config.SeccompRuntimeDefault,
+	})
+	want := spec.Defaults{
+		Capabilities: []string{},
+		Env:          []string{"A=x=y", "B=2"},
+		Rlimits: []specs.POSIXRlimit{
+			{Type: "RLIMIT_CORE"},
+			{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: math.MaxUint64},
+		},
+		PidsLimit:    7,
+		SeccompUnset: spec.SeccompRuntimeDefault,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// The configuration's default is what the specification's package takes where
+// it is told nothing.
+func TestDefaultConfigurationIsTheSpecificationsOwn(t *testing.T) {
+	got := specDefaults(config.Default().Runtime)
+	own := spec.DefaultCapabilities()
+	slices.Sort(own)
+	want := spec.Defaults{Capabilities: own}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestPlatform(t *testing.T) {
+	for name, want := range map[string]*ocispec.Platform{
+		"":               nil,
+		"linux/amd64":    {OS: "linux", Architecture: "amd64"},
+		"linux/arm64/v8": {OS: "linux", Architecture: "arm64", Variant: "v8"},
+	} {
+		if got := platform(name); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, want %+v", name, got, want)
+		}
+	}
+}
