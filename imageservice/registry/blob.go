@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"sync"
 	"time"
 
@@ -66,12 +65,12 @@ func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error)
 	for _, e := range r.endpoints {
 		if e.host.Pull && !spec.Avoid[e.host.String()] {
 			s.sources = append(s.sources, source{name: e.host.String(), open: func(ctx context.Context, offset int64) (*http.Response, error) {
-				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(offset))
+				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(offset, spec.Size))
 			}})
 		}
 	}
 	for _, u := range spec.URLs {
-		if src, err := r.foreign(u); err == nil && !spec.Avoid[src.name] {
+		if src, err := r.foreign(u, spec.Size); err == nil && !spec.Avoid[src.name] {
 			s.sources = append(s.sources, src)
 		}
 	}
@@ -82,15 +81,15 @@ func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error)
 	return s, nil
 }
 
-func rangeHeader(offset int64) http.Header {
+func rangeHeader(offset, size int64) http.Header {
 	if offset == 0 {
 		return nil
 	}
-	return http.Header{"Range": {"bytes=" + strconv.FormatInt(offset, 10) + "-"}}
+	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, size-1)}}
 }
 
 // foreign is a source outside of the registry.
-func (r *Repository) foreign(raw string) (source, error) {
+func (r *Repository) foreign(raw string, size int64) (source, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "https" || u.User != nil {
 		return source{}, fmt.Errorf("URL %q of a blob is not https: %w", raw, errdefs.ErrInvalidArgument)
@@ -100,7 +99,7 @@ func (r *Repository) foreign(raw string) (source, error) {
 		if err != nil {
 			return nil, err
 		}
-		for k, v := range rangeHeader(offset) {
+		for k, v := range rangeHeader(offset, size) {
 			req.Header[k] = v
 		}
 		client := http.Client{Transport: r.endpoints[len(r.endpoints)-1].other, CheckRedirect: checkRedirect}
