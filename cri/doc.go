@@ -5,7 +5,8 @@
 // pods, containers or images.
 //
 // A call passes the interceptors in this order: metrics, call log, error codes,
-// recovery from panics, default deadline; then the handler in the file that is
+// recovery from panics, default deadline (for a streaming call, its end when
+// the server stops); then the handler in the file that is
 // named after it. Exec, Attach and PortForward answer with a URL of the
 // streaming server in streaming.go.
 //

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -233,7 +234,7 @@ func serve(t testing.TB, change func(*Options)) *fixture {
 	if f.server, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Listen(f.socket)
+	l, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@ func (s *Server) NewGRPCServer() *grpc.Server {
 			s.logStream,
 			codesStream,
 			s.recoverStream,
+			s.endStream,
 		),
 	)
 }

@@ -25,7 +25,9 @@ type Options struct {
 	// Version of the runtime; made semver-compatible where it is not.
 	Version   string
 	Streaming StreamingOptions
-	Logger    *slog.Logger
+	// Services, if set, registers what is served on the socket beside CRI.
+	Services func(grpc.ServiceRegistrar)
+	Logger   *slog.Logger
 	// Registry takes the metrics of the calls; nil for none.
 	Registry prometheus.Registerer
 	// StopGrace is how long Run waits for running calls when its context ends.
@@ -42,10 +44,9 @@ type Server struct {
 	streaming *streamingServer
 	runtime   *runtimeServer
 	images    *imageServer
-	// stopping ends when Run is told to stop, and the event streams with it,
-	// which would otherwise keep a graceful stop waiting.
-	stopping context.Context
-	endCalls context.CancelFunc
+	// stopping ends when Run is told to stop, and the streaming calls with it.
+	stopping   context.Context
+	endStreams context.CancelFunc
 }
 
 // New makes a Server and registers its metrics. It neither listens nor starts a
@@ -74,13 +75,13 @@ func New(o Options) (*Server, error) {
 		calls:     calls,
 		streaming: streaming,
 	}
-	s.stopping, s.endCalls = context.WithCancel(context.Background())
+	s.stopping, s.endStreams = context.WithCancel(context.Background())
 	s.runtime = &runtimeServer{
 		sandboxHandlers:   &sandboxHandlers{o.Runtime},
 		containerHandlers: &containerHandlers{lifecycle: o.Runtime, containers: o.Runtime},
 		execHandlers:      &execHandlers{sync: o.Runtime, streams: o.Runtime, urls: streaming},
 		statsHandlers:     &statsHandlers{o.Runtime},
-		eventHandlers:     &eventHandlers{events: o.Runtime, stopping: s.stopping},
+		eventHandlers:     &eventHandlers{o.Runtime},
 		nodeHandlers: &nodeHandlers{
 			node:         o.Runtime,
 			version:      semanticVersion(o.Version),
@@ -113,15 +114,18 @@ var (
 	_ runtimeapi.ImageServiceServer   = (*imageServer)(nil)
 )
 
-// Register adds both services to g, which NewGRPCServer made.
+// Register adds the services to g, which NewGRPCServer made.
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	g.RegisterService(strictDecoding(&runtimeapi.RuntimeService_ServiceDesc), s.runtime)
 	g.RegisterService(strictDecoding(&runtimeapi.ImageService_ServiceDesc), s.images)
+	if s.options.Services != nil {
+		s.options.Services(g)
+	}
 }
 
 // Run serves CRI on l, which it closes, and the streams on their own address,
-// until ctx ends. Then it takes no new calls, ends event streams and sessions,
-// waits up to StopGrace for the calls that run, and returns nil.
+// until ctx ends. Then it takes no new calls, ends streaming calls, waits up to
+// StopGrace for the other calls that run, ends the sessions, and returns nil.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	if err := s.streaming.listen(); err != nil {
 		l.Close()
@@ -141,7 +145,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	case err = <-failed:
 		running--
 	}
-	s.endCalls()
+	s.endStreams()
 	s.stop(g)
 	for ; running > 0; running-- {
 		err = errors.Join(err, <-failed)

@@ -31,6 +31,8 @@ const (
 	// ended, for the last bytes to arrive. The libraries close it themselves,
 	// except where a client never created its streams.
 	lingerTimeout = 5 * time.Second
+	// farewellTimeout bounds the wait for sessions that were told to end.
+	farewellTimeout = 2 * time.Second
 )
 
 // StreamingOptions say where and how streams are served.
@@ -138,8 +140,14 @@ func (s *streamingServer) serve() error {
 	return fmt.Errorf("serve streams: %w", err)
 }
 
-// stop ends the server and every session.
+// stop ends the server and every session. A session that runs is told first and
+// has a moment to tell its client: one whose connection just closes looks to
+// kubectl like a command that succeeded.
 func (s *streamingServer) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
+	defer cancel()
+	s.conns.leaveAll()
+	s.sessions.drain(ctx)
 	s.http.Close()
 	s.conns.closeAll()
 }

@@ -66,12 +66,25 @@ func (c *connections) context(ctx context.Context, conn net.Conn) context.Contex
 	return ctx
 }
 
-// finish closes the connection of a session that ended, a little later: at once
-// could take the last bytes from a client that is still sending.
+// finish closes the connection of a session that ended: a little later, since
+// at once could take the last bytes from a client that is still sending.
 func (c *connections) finish(ctx context.Context) {
-	if s, ok := ctx.Value(streamConnKey{}).(*streamConn); ok && s.gone.Err() == nil {
-		linger := time.AfterFunc(lingerTimeout, func() { s.Close() })
-		context.AfterFunc(s.gone, func() { linger.Stop() })
+	s, ok := ctx.Value(streamConnKey{}).(*streamConn)
+	if !ok {
+		return
+	}
+	linger := time.AfterFunc(lingerTimeout, func() { s.Close() })
+	if !s.closedBy(linger) {
+		linger.Stop()
+	}
+}
+
+// leaveAll ends the contexts of all connections.
+func (c *connections) leaveAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.open {
+		s.leave()
 	}
 }
 
@@ -99,6 +112,21 @@ type streamConn struct {
 	conns *connections
 	gone  context.Context
 	leave context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	linger *time.Timer
+}
+
+// closedBy keeps the timer that will close the connection, so that an earlier
+// Close can stop it; false when that has happened.
+func (s *streamConn) closedBy(linger *time.Timer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.linger = linger
+	}
+	return !s.closed
 }
 
 // Read ends the connection's context with the first error that is not a
@@ -120,5 +148,11 @@ func (s *streamConn) Close() error {
 	s.conns.mu.Lock()
 	delete(s.conns.open, s)
 	s.conns.mu.Unlock()
+	s.mu.Lock()
+	s.closed = true
+	if s.linger != nil {
+		s.linger.Stop()
+	}
+	s.mu.Unlock()
 	return s.Conn.Close()
 }

@@ -79,22 +79,3 @@ func (t *tokens) expire() {
 	}
 	t.order = t.order[:copy(t.order, t.order[n:])]
 }
-
-// sessionLimit counts the open sessions.
-type sessionLimit struct{ places chan struct{} }
-
-func newSessionLimit(n int) *sessionLimit { return &sessionLimit{make(chan struct{}, n)} }
-
-// acquire takes a place, or returns false when there is none.
-func (l *sessionLimit) acquire() bool {
-	select {
-	case l.places <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (l *sessionLimit) release() { <-l.places }
-
-func (l *sessionLimit) inUse() int { return len(l.places) }

@@ -112,3 +112,46 @@ func TestServerSeesClientLeave(t *testing.T) {
 		t.Errorf("server saw %v, want context.Canceled", err)
 	}
 }
+
+func TestPollerFollowsOnePullToItsEnd(t *testing.T) {
+	rounds := [][]Snapshot{
+		nil, // not begun yet
+		{{Ref: "docker.io/library/x:1"}, {Ref: "other"}},
+		{{Ref: "docker.io/library/x:1", Layers: []Layer{{Digest: "sha256:a", State: LayerDone}}}},
+		{{Ref: "other"}},
+	}
+	p := &Poller{
+		Pulls: func() []Snapshot {
+			now := rounds[0]
+			rounds = rounds[1:]
+			return now
+		},
+		Same: func(asked, running string) bool { return running == "docker.io/library/"+asked },
+	}
+	var got []Snapshot
+	if err := p.PullProgress(t.Context(), "x:1", func(s Snapshot) error { got = append(got, s); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[0].Layers != nil || len(got[1].Layers) != 1 {
+		t.Errorf("got %+v, want the two snapshots of x:1", got)
+	}
+	if len(rounds) != 0 {
+		t.Errorf("%d rounds were not asked for", len(rounds))
+	}
+}
+
+func TestPollerEndsWhenNobodyListens(t *testing.T) {
+	gone := errors.New("gone")
+	p := &Poller{
+		Pulls: func() []Snapshot { return []Snapshot{{Ref: "x"}} },
+		Same:  func(asked, running string) bool { return asked == running },
+	}
+	if err := p.PullProgress(t.Context(), "x", func(Snapshot) error { return gone }); err != gone {
+		t.Errorf("got %v, want the error of send", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.PullProgress(ctx, "y", func(Snapshot) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
