@@ -115,9 +115,9 @@ type AttachRequest struct {
 type PodInitRequest struct {
 	// ID is in the same name space as those of containers.
 	ID string
-	// IPC, UTS, Net and User are paths of namespaces to join; empty ones are
-	// the node's. User is joined first.
-	IPC, UTS, Net, User string
+	// IPC, UTS and Net are paths of namespaces to join; empty ones are the
+	// node's.
+	IPC, UTS, Net string
 	// CgroupsPath is the cgroup of the process, in the form of
 	// Spec.Linux.CgroupsPath; empty leaves it in the monitor's.
 	CgroupsPath   string
@@ -132,4 +132,3 @@ type Info struct {
 	Containers int
 	StartedAt  time.Time
 }
-

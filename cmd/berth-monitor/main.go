@@ -1,0 +1,34 @@
+// Command berth-monitor is the parent of every container of a node. berthd
+// starts it; nobody else has to.
+//
+//	berth-monitor serve DIR [CGROUP]   serve the directory, in the background
+//	berth-monitor init                 libcontainer's init, for the monitor itself
+//	berth-monitor pod-init ...         init of a pod, for the monitor itself
+//	berth-monitor version
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "version":
+		fmt.Printf("berth-monitor %s, protocol %d\n", version, protocol.Version)
+	case (len(os.Args) == 3 || len(os.Args) == 4) && os.Args[1] == "serve":
+		cgroup := ""
+		if len(os.Args) == 4 {
+			cgroup = os.Args[3]
+		}
+		serve(os.Args[2], cgroup)
+	default:
+		fmt.Fprintln(os.Stderr, "usage: berth-monitor serve DIR [CGROUP] | version")
+		os.Exit(2)
+	}
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+	"github.com/berth-cri/berth/runtimeservice/monitor/server"
+)
+
+// Descriptors beyond the standard streams: stage one gets the pipe on which
+// readiness is told; stage two gets the sealed program before it.
+const (
+	readyFD       = 3
+	stageTwoExe   = 3
+	stageTwoReady = 4
+)
+
+// serve runs twice. Stage one copies the program into a sealed memory file,
+// starts it from there and ends, so that the monitor is no child of the daemon.
+// Stage two serves. A container cannot overwrite the sealed program, so
+// libcontainer needs no copy of it for each container.
+func serve(dir, cgroup string) {
+	if exeseal.IsSelfExeCloned() {
+		ready := os.NewFile(stageTwoReady, "ready")
+		unix.Close(stageTwoExe)
+		err := stageTwo(dir, cgroup, ready)
+		report(ready, err)
+		return
+	}
+	ready := os.NewFile(readyFD, "ready")
+	if err := stageOne(dir, ready); err != nil {
+		report(ready, err)
+	}
+}
+
+// report tells the daemon the error and ends.
+func report(ready *os.File, err error) {
+	fmt.Fprint(ready, err)
+	fmt.Fprintln(os.Stderr, "berth-monitor:", err)
+	os.Exit(1)
+}
+
+func stageOne(dir string, ready *os.File) error {
+	exe, err := sealedCopy("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	log, err := openLog(filepath.Join(dir, protocol.LogName))
+	if err != nil {
+		return err
+	}
+	_, err = os.StartProcess("/proc/self/fd/"+strconv.Itoa(stageTwoExe), os.Args, &os.ProcAttr{
+		Dir:   "/",
+		Env:   os.Environ(),
+		Files: []*os.File{null, log, log, exe, ready},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("start sealed program: %w", err)
+	}
+	return nil
+}
+
+func sealedCopy(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := exeseal.CloneBinary(f, st.Size(), "berth-monitor", "/")
+	if err != nil {
+		return nil, fmt.Errorf("seal program %s: %w", path, err)
+	}
+	return sealed, nil
+}
+
+// maxLog is the size from which the monitor's own log is begun anew when the
+// monitor starts.
+const maxLog = 1 << 20
+
+func openLog(path string) (*os.File, error) {
+	if st, err := os.Lstat(path); err == nil && st.Size() > maxLog {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+}
+
+func stageTwo(dir, cgroup string, ready *os.File) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	lock, err := prepare(dir, cgroup, log)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	listener, err := protocol.Listen(dir)
+	if err != nil {
+		return err
+	}
+	s, err := server.New(server.Options{Dir: dir, Listener: listener, Program: version, Logger: log})
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(ready, "ok")
+	ready.Close()
+	return s.Run()
+}
+
+// prepare makes the process what a monitor has to be before there are
+// containers.
+func prepare(dir, cgroup string, log *slog.Logger) (lock *os.File, err error) {
+	// The directory's mode is what keeps others out; the mask is the one that
+	// libcontainer makes mount points in containers with.
+	unix.Umask(0o022)
+	_ = os.WriteFile("/proc/self/comm", []byte("berth-monitor"), 0)
+	logrus.SetOutput(os.Stderr)
+	logrus.SetLevel(logrus.WarnLevel)
+	// Not SIG_IGN, which containers would inherit. At shutdown they end first.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if lock, err = lockDir(dir); err != nil {
+		return nil, err
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become subreaper: %w", err)
+	}
+	if cgroup != "" {
+		if err := server.EnterCgroup(cgroup); err != nil {
+			return nil, err
+		}
+	}
+	protectFromOOM(log)
+	growDescriptorTable()
+	// What init gets of our environment; one thread is all it uses.
+	return lock, os.Setenv("GOMAXPROCS", "1")
+}
+
+// lockDir takes the lock that only one monitor of a directory can have.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, protocol.LockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("another monitor serves %s", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// protectFromOOM asks to be killed last. Without CAP_SYS_RESOURCE it may not;
+// and containers do not inherit it, see server.New.
+func protectFromOOM(log *slog.Logger) {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+		log.Debug("lower own OOM score", "error", err)
+	}
+}
+
+// growDescriptorTable makes the kernel allocate a large table at once. Growing
+// it later, in a process with threads, waits for an RCU grace period each time.
+func growDescriptorTable() {
+	const size = 8192
+	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, size-1); err == nil {
+		unix.Close(fd)
+	}
+}

@@ -1,0 +1,262 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/logfile"
+	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+)
+
+// waiter is a process of ours that has ended and whose handle is to be let go.
+type waiter interface {
+	Wait() (*os.ProcessState, error)
+}
+
+// container is one container, or the init process of a pod.
+//
+//	starting ──> running ──> exited ──> deleted
+//	    └───────────(failure)──────────────^
+//
+// Descriptors are plain ints; -1 is none.
+type container struct {
+	id     string
+	server *Server
+
+	// started is closed when the start succeeded or failed; startErr is set
+	// before.
+	started  chan struct{}
+	startErr error
+
+	// ops serialises what goes through libcontainer's object, apart from the
+	// start itself.
+	ops sync.Mutex
+	// removing serialises deletes, ending the report of an exit.
+	removing, ending sync.Mutex
+
+	// streams and log are set before started is closed.
+	streams []*stream
+	log     *logfile.Writer
+
+	mu sync.Mutex
+	// below: guarded by mu
+	rec       record
+	phase     phase
+	pidfd     int
+	pidToken  token
+	stdin     int // write end of the pipe, or duplicate of the terminal
+	lib       *libcontainer.Container
+	process   waiter
+	attached  []*attachment
+	open      int // streams that have not ended
+	execs     map[string]*execProcess
+	announced bool // the client knows that it was started
+	reaping   worker
+	// cancelled is set by a Delete that meets a start under way.
+	cancelled bool
+}
+
+type phase int
+
+const (
+	starting phase = iota
+	running
+	exited
+	deleted
+)
+
+func (s *Server) newContainer(id string) *container {
+	return &container{id: id, server: s, started: make(chan struct{}), pidfd: -1, stdin: -1}
+}
+
+// save writes the record; mu is held.
+func (c *container) save() error {
+	return c.server.records.save(&c.rec)
+}
+
+// running returns an error of the right kind unless the container runs. It
+// does not wait for a start under way.
+func (c *container) checkRunning() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != running {
+		return fmt.Errorf("container %q does not run: %w", c.id, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+// entry is the container as List shows it.
+func (c *container) entry() protocol.Container {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return protocol.Container{
+		ID: c.id, Pid: c.rec.Pid, StartedAt: c.rec.StartedAt, Exit: c.rec.Exit,
+		Lost: c.lost() || c.phase == running && c.pidfd < 0,
+	}
+}
+
+// lost says that output or input should be there and is not; mu is held.
+func (c *container) lost() bool {
+	return !c.rec.PodInit && len(c.streams) == 0
+}
+
+// describe lists the descriptors for the client and duplicates them, so that
+// they can be sent while the container ends.
+func (c *container) describe() (protocol.Started, []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	started := protocol.Started{Pid: c.rec.Pid, StartedAt: c.rec.StartedAt}
+	var fds []int
+	dup := func(fd int) bool {
+		if fd < 0 {
+			return false
+		}
+		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return false
+		}
+		fds = append(fds, copied)
+		return true
+	}
+	started.FDs.Pidfd = dup(c.pidfd)
+	if c.rec.Terminal {
+		started.FDs.Console = true
+	} else {
+		started.FDs.Stdin = dup(c.stdin)
+	}
+	for _, s := range c.streams {
+		s.mu.Lock()
+		switch s.kind {
+		case logfile.Stdout:
+			started.FDs.Stdout = dup(s.fd)
+		case logfile.Stderr:
+			started.FDs.Stderr = dup(s.fd)
+		}
+		s.mu.Unlock()
+	}
+	return started, fds
+}
+
+// watch begins to look after a process that runs; mu is held.
+func (c *container) watch() error {
+	t, err := c.server.poller.add(c.pidfd, func() { c.reaping.kick(c.reap) })
+	c.pidToken = t
+	return err
+}
+
+// drainTime bounds how long the report of an exit waits for a log that hangs.
+const drainTime = 2 * time.Second
+
+// reap is called when the process has ended.
+func (c *container) reap() {
+	<-c.started
+	c.ending.Lock()
+	defer c.ending.Unlock()
+	c.mu.Lock()
+	fd, rec, process := c.pidfd, c.rec, c.process
+	c.mu.Unlock()
+	if fd < 0 || !pidfd.Exited(fd) || rec.Exit != nil {
+		return
+	}
+	exit := c.server.exitOf(fd, rec, process)
+	c.drainAll()
+	c.exited(exit)
+}
+
+// drainAll carries what the process has written before the exit is told.
+func (c *container) drainAll() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, s := range c.streams {
+			s.drain()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+	}
+}
+
+// exited records the exit and has it told.
+func (c *container) exited(exit *protocol.Exit) {
+	c.mu.Lock()
+	if c.phase != running {
+		c.mu.Unlock()
+		return
+	}
+	exit.OOMKilled = oomKilled(c.rec.Cgroups)
+	c.phase = exited
+	c.rec.Exit = exit
+	c.process = nil
+	if err := c.save(); err != nil {
+		c.server.log.Error("record exit of container", "container", c.id, "error", err)
+	}
+	c.server.poller.remove(c.pidfd, c.pidToken)
+	c.pidToken = 0
+	c.mu.Unlock()
+	c.server.exits.changed()
+}
+
+// streamEnded is called once for each stream. When the last has ended, so have
+// the sessions of attached clients.
+func (c *container) streamEnded() {
+	c.mu.Lock()
+	c.open--
+	var ended []*attachment
+	if c.open == 0 {
+		ended, c.attached = c.attached, nil
+	}
+	c.mu.Unlock()
+	for _, a := range ended {
+		a.finish()
+	}
+}
+
+// closeStdin closes the standard input of the container for good, and makes
+// the client close its reference.
+func (c *container) closeStdin() {
+	c.mu.Lock()
+	if c.stdin < 0 || c.rec.Terminal {
+		c.mu.Unlock()
+		return
+	}
+	unix.Close(c.stdin)
+	c.stdin = -1
+	c.rec.Stdin = false
+	err := c.save()
+	c.mu.Unlock()
+	if err != nil {
+		c.server.log.Error("record closed stdin of container", "container", c.id, "error", err)
+	}
+	c.server.tellOwner(protocol.Frame{Kind: protocol.FrameStdinClosed}, protocol.Named{ID: c.id})
+}
+
+// release closes everything; the container is deleted or was never started.
+func (c *container) release() {
+	for _, s := range c.streams {
+		s.close()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.phase = deleted
+	c.server.poller.remove(c.pidfd, c.pidToken)
+	for _, fd := range []*int{&c.pidfd, &c.stdin} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+	c.pidToken = 0
+	c.lib, c.process = nil, nil
+	if c.log != nil {
+		_ = c.log.Close()
+	}
+}

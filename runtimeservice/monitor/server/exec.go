@@ -1,0 +1,264 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+)
+
+// execProcess is a further process of a container. It has a cgroup of its own
+// below the container's, so that it can be ended with everything it started.
+type execProcess struct {
+	id        string
+	c         *container
+	pid       int
+	startedAt time.Time
+	pidfd     int
+	token     token
+	process   waiter
+	// result is the write end of the pipe for the exit.
+	result int
+	// cgroup is the directory of the sub-cgroup in the one hierarchy that has
+	// it, in a map as the functions for cgroups take it.
+	cgroup  map[string]string
+	reaping worker
+}
+
+// exec starts a process in a running container. It takes over result, in every
+// case, and files, which it closes; the answer's descriptors are the caller's.
+func (s *Server) exec(req *protocol.Exec, stdio [3]*os.File, result int) (protocol.Execed, []int, error) {
+	answer, fds, err := s.tryExec(req, stdio, result)
+	for _, f := range stdio {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		unix.Close(result)
+		return answer, nil, fmt.Errorf("exec in container %q: %w", req.ContainerID, err)
+	}
+	return answer, fds, nil
+}
+
+func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (answer protocol.Execed, fds []int, err error) {
+	c, err := s.find(req.ContainerID)
+	if err != nil {
+		return answer, nil, err
+	}
+	process, err := convertProcess(req.Process)
+	if err != nil {
+		return answer, nil, err
+	}
+	lib, err := c.libcontainer()
+	if err != nil {
+		return answer, nil, err
+	}
+	e := &execProcess{
+		id: strconv.FormatUint(s.lastExec.Add(1), 10), c: c, pidfd: -1, result: result, startedAt: time.Now(),
+	}
+	console, err := execStdio(process, req.Process.Terminal, stdio)
+	if err != nil {
+		return answer, nil, err
+	}
+	defer console.close()
+	if err := e.makeCgroup(process); err != nil {
+		return answer, nil, err
+	}
+	ticket := s.orphans.begin()
+	defer s.orphans.finish(ticket)
+	if err := lib.Start(process); err != nil {
+		e.removeCgroup()
+		if c.checkRunning() != nil {
+			err = fmt.Errorf("container has ended: %w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+		return answer, nil, commandError(err, process.Args[0])
+	}
+	return e.begin(process, console)
+}
+
+// execStdio sets the streams of a process. With a terminal it returns the
+// socket on which its master comes.
+func execStdio(process *libcontainer.Process, terminal bool, files [3]*os.File) (*stdio, error) {
+	s := &stdio{}
+	if terminal {
+		var err error
+		s.console, err = consoleSocket(process, s)
+		return s, err
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return s, err
+	}
+	s.files = append(s.files, null)
+	for i := range files {
+		if files[i] == nil {
+			files[i] = null
+		}
+	}
+	process.Stdin, process.Stdout, process.Stderr = files[0], files[1], files[2]
+	return s, nil
+}
+
+// begin looks after a process that runs.
+func (e *execProcess) begin(process *libcontainer.Process, console *stdio) (answer protocol.Execed, fds []int, err error) {
+	e.process = process
+	fail := func(err error) (protocol.Execed, []int, error) {
+		_ = e.kill()
+		_, _ = process.Wait()
+		e.removeCgroup()
+		closeInts(fds)
+		return answer, nil, err
+	}
+	if e.pid, err = process.Pid(); err != nil {
+		return fail(err)
+	}
+	if e.pidfd, err = pidfd.Open(e.pid); err != nil {
+		return fail(err)
+	}
+	fd, err := unix.FcntlInt(uintptr(e.pidfd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return fail(err)
+	}
+	fds = append(fds, fd)
+	if console.console != nil {
+		master, err := receiveFD(int(console.console.Fd()))
+		if err != nil {
+			return fail(err)
+		}
+		fds = append(fds, master)
+		answer.Console = true
+	}
+	answer.ExecID, answer.Pid, answer.StartedAt = e.id, e.pid, e.startedAt
+	return answer, fds, e.watch()
+}
+
+// watch registers the process; from then on it is reaped when it ends.
+func (e *execProcess) watch() error {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	if e.c.execs == nil {
+		e.c.execs = map[string]*execProcess{}
+	}
+	e.c.execs[e.id] = e
+	t, err := e.c.server.poller.add(e.pidfd, func() { e.reaping.kick(e.reap) })
+	e.token = t
+	return err
+}
+
+// reap tells the exit to whoever holds the other end of the result pipe.
+func (e *execProcess) reap() {
+	e.c.mu.Lock()
+	_, mine := e.c.execs[e.id]
+	e.c.mu.Unlock()
+	if !mine || !pidfd.Exited(e.pidfd) {
+		return
+	}
+	s := e.c.server
+	exit := s.exitOf(e.pidfd, record{ID: e.c.id, Pid: e.pid}, e.process)
+	if exit.Code == 128+int(syscall.SIGKILL) {
+		exit.OOMKilled = oomKilled(e.c.cgroups())
+	}
+	if data, err := json.Marshal(exit); err == nil {
+		_, _ = unix.Write(e.result, data)
+	}
+	e.c.mu.Lock()
+	delete(e.c.execs, e.id)
+	s.poller.remove(e.pidfd, e.token)
+	unix.Close(e.pidfd)
+	unix.Close(e.result)
+	e.c.mu.Unlock()
+	e.removeCgroup()
+}
+
+// kill ends the process and everything it started.
+func (e *execProcess) kill() error {
+	if len(e.cgroup) > 0 {
+		return signalCgroup(e.cgroup, syscall.SIGKILL)
+	}
+	if e.pidfd < 0 {
+		return nil
+	}
+	err := pidfd.Signal(e.pidfd, syscall.SIGKILL)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// killExec is the request. It is no error if the process has ended; what it left
+// behind is ended all the same.
+func (s *Server) killExec(req *protocol.KillExec) error {
+	c, err := s.find(req.ContainerID)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	e := c.execs[req.ExecID]
+	c.mu.Unlock()
+	if e != nil {
+		return e.kill()
+	}
+	controller, dir := subCgroup(c.cgroups(), req.ExecID)
+	if dir == "" {
+		return nil
+	}
+	paths := map[string]string{controller: dir}
+	if err := emptyCgroup(paths); err != nil {
+		return fmt.Errorf("end what exec'ed process of container %q left: %w", c.id, err)
+	}
+	_ = os.Remove(dir)
+	return nil
+}
+
+// subCgroup names the cgroup of an exec'ed process: on cgroup v1 in the freezer
+// hierarchy only, which can kill all of it and limits nothing.
+func subCgroup(paths map[string]string, execID string) (controller, dir string) {
+	controller = "freezer"
+	if paths[controller] == "" {
+		controller = ""
+	}
+	if paths[controller] == "" {
+		return "", ""
+	}
+	return controller, filepath.Join(paths[controller], "exec-"+execID)
+}
+
+func (e *execProcess) makeCgroup(process *libcontainer.Process) error {
+	paths := e.c.cgroups()
+	controller, dir := subCgroup(paths, e.id)
+	if dir == "" {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make cgroup of process: %w", err)
+	}
+	e.cgroup = map[string]string{controller: dir}
+	process.SubCgroupPaths = map[string]string{controller: filepath.Base(dir)}
+	return nil
+}
+
+// removeCgroup removes the cgroup unless the process has left something in it;
+// then it goes with the container.
+func (e *execProcess) removeCgroup() {
+	for _, dir := range e.cgroup {
+		_ = os.Remove(dir)
+	}
+}
+
+func closeInts(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}

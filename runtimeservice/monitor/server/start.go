@@ -1,0 +1,282 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/logfile"
+	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+)
+
+// start creates and starts a container, or joins a start of the same ID that is
+// under way or done. It returns when the command has been told to run.
+func (s *Server) start(req *protocol.Start) (*container, error) {
+	c, first, err := s.claim(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !first {
+		<-c.started
+		return c, c.startErr
+	}
+	ticket := s.orphans.begin()
+	err = c.start(req)
+	s.finishStart(c, err)
+	s.orphans.finish(ticket)
+	return c, err
+}
+
+// claim returns the container of an ID, made new and starting if there is none.
+func (s *Server) claim(id string) (c *container, first bool, err error) {
+	if err := checkID(id); err != nil {
+		return nil, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c, false, nil
+	}
+	c = s.newContainer(id)
+	s.containers[id] = c
+	return c, true, nil
+}
+
+// checkID allows what libcontainer allows, and no name that begins with a
+// period.
+func checkID(id string) error {
+	ok := id != "" && len(id) <= 128 && id[0] != '.'
+	for _, r := range id {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+-.", r))
+	}
+	if !ok {
+		return fmt.Errorf("container ID %q is malformed: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// finishStart publishes the outcome of a start. After a failure nothing of the
+// container is left.
+func (s *Server) finishStart(c *container, err error) {
+	if err != nil {
+		s.mu.Lock()
+		delete(s.containers, c.id)
+		s.mu.Unlock()
+		c.startErr = err
+	}
+	close(c.started)
+	if err == nil {
+		for _, st := range c.streams {
+			if err := st.watch(); err != nil {
+				s.log.Error("watch output of container", "container", c.id, "error", err)
+			}
+		}
+	}
+}
+
+func (c *container) start(req *protocol.Start) (err error) {
+	config, err := c.server.convertSpec(req)
+	if err != nil {
+		return fmt.Errorf("start container %q: %w", c.id, err)
+	}
+	process, err := convertProcess(req.Spec.Process)
+	if err != nil {
+		return fmt.Errorf("start container %q: %w", c.id, err)
+	}
+	process.Init = true
+	c.mu.Lock()
+	c.rec = record{
+		ID: c.id, LogPath: req.LogPath, Terminal: req.Spec.Process.Terminal,
+		Stdin: req.Stdin, StdinOnce: req.StdinOnce,
+	}
+	c.mu.Unlock()
+	var undo undo
+	defer func() {
+		if err != nil {
+			undo.run()
+			err = fmt.Errorf("start container %q: %w", c.id, err)
+		}
+	}()
+	undo.add(c.release)
+	if req.LogPath != "" {
+		if c.log, err = logfile.Open(req.LogPath); err != nil {
+			return err
+		}
+	}
+	uid, gid, err := rootOf(config)
+	if err != nil {
+		return err
+	}
+	if err := c.server.clearLeftovers(c.id); err != nil {
+		return err
+	}
+	lib, err := libcontainer.Create(c.server.stateDir(), c.id, config)
+	if err != nil {
+		return err
+	}
+	undo.add(func() { c.server.destroyFailed(c.id, lib, c.rec.Cgroups) })
+	if err := c.recordStart(lib); err != nil {
+		return err
+	}
+	undo.add(func() { _ = c.server.records.remove(c.id) })
+	stdio, err := c.makeStdio(process, uid, gid)
+	if err != nil {
+		return err
+	}
+	defer stdio.close()
+	if err := lib.Start(process); err != nil {
+		return commandError(err, process.Args[0])
+	}
+	return c.finish(lib, process, stdio)
+}
+
+// recordStart writes the record before the first process exists.
+func (c *container) recordStart(lib *libcontainer.Container) error {
+	state, err := lib.State()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.Cgroups = clone(state.CgroupPaths)
+	return c.save()
+}
+
+// finish lets the created container run its command.
+func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Process, stdio *stdio) error {
+	pid, err := process.Pid()
+	if err != nil {
+		return err
+	}
+	fd, err := pidfd.Open(pid)
+	if err != nil {
+		return err
+	}
+	if err := stdio.receiveConsole(c); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	stdio.close()
+	if err := releaseInit(filepath.Join(c.server.stateDir(), c.id), fd); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	return c.running(pid, fd, lib, process)
+}
+
+// running makes the container a running one.
+func (c *container) running(pid, fd int, lib *libcontainer.Container, process waiter) error {
+	startTime, err := pidfd.StartTime(pid)
+	if err != nil {
+		// It is a zombie at worst, as nobody has waited for it.
+		unix.Close(fd)
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pidfd, c.lib, c.process = fd, lib, process
+	c.rec.Pid, c.rec.StartTime, c.rec.StartedAt = pid, startTime, time.Now()
+	if err := c.save(); err != nil {
+		return err
+	}
+	if c.cancelled {
+		return fmt.Errorf("container was deleted: %w", errdefs.ErrUnavailable)
+	}
+	c.phase = running
+	return c.watch()
+}
+
+// execFifo is the file in libcontainer's state directory on which the init of a
+// created container waits before it executes the command.
+const execFifo = "exec.fifo"
+
+// releaseInit lets a created container go on. libcontainer could do it too, but
+// by a blocking open(2), which stays behind for ever if init is killed now.
+func releaseInit(stateDir string, fd int) error {
+	path := filepath.Join(stateDir, execFifo)
+	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fifo)
+	var b [1]byte
+	for {
+		p := []unix.PollFd{{Fd: int32(fifo), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(p, -1); err != nil && err != unix.EINTR {
+			return os.NewSyscallError("poll", err)
+		}
+		if n, _ := unix.Read(fifo, b[:]); n == 1 {
+			break
+		}
+		if p[1].Revents != 0 {
+			return errors.New("init of container ended before it ran the command")
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// commandError marks the error of a command that cannot be executed. It comes
+// as text, because another process met it.
+func commandError(err error, command string) error {
+	text := err.Error()
+	if i := strings.Index(text, "exec: "+strconv.Quote(command)+": "); i >= 0 {
+		return fmt.Errorf("%w: %s: %w", protocol.ErrCommand, text[i:], errdefs.ErrInvalidArgument)
+	}
+	if i := strings.Index(text, "chdir to cwd ("); i >= 0 {
+		return fmt.Errorf("%w: %s: %w", protocol.ErrCommand, text[i:], errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// undo is what has to be taken back, last first, if a later step fails.
+type undo struct {
+	steps []func()
+}
+
+func (u *undo) add(step func()) { u.steps = append(u.steps, step) }
+
+func (u *undo) run() {
+	for i := len(u.steps) - 1; i >= 0; i-- {
+		u.steps[i]()
+	}
+}
+
+// destroyFailed removes what a failed start has left.
+func (s *Server) destroyFailed(id string, lib *libcontainer.Container, cgroups map[string]string) {
+	if err := emptyCgroup(cgroups); err != nil {
+		s.log.Error("end processes of container that failed to start", "container", id, "error", err)
+	}
+	if err := lib.Destroy(); err != nil {
+		s.log.Error("remove container that failed to start", "container", id, "error", err)
+	}
+	_ = removeCgroup(cgroups)
+	_ = os.RemoveAll(filepath.Join(s.stateDir(), id))
+}
+
+// clearLeftovers removes the state of a container that nobody has a record of.
+func (s *Server) clearLeftovers(id string) error {
+	dir := filepath.Join(s.stateDir(), id)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if lib, err := libcontainer.Load(s.stateDir(), id); err == nil {
+		state, err := lib.State()
+		if err != nil {
+			return err
+		}
+		s.destroyFailed(id, lib, clone(state.CgroupPaths))
+	}
+	return os.RemoveAll(dir)
+}

@@ -1,0 +1,162 @@
+package server
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/logfile"
+)
+
+// stdio is the container's side of its streams while it is started.
+type stdio struct {
+	files []*os.File
+	// console receives the master of the terminal.
+	console *os.File
+}
+
+// close closes the container's side; more calls do nothing.
+func (s *stdio) close() {
+	for _, f := range s.files {
+		f.Close()
+	}
+	s.files = nil
+	if s.console != nil {
+		s.console.Close()
+		s.console = nil
+	}
+}
+
+// rootOf returns whom the pipes have to belong to, so that a container in a
+// user namespace can open them again.
+func rootOf(config *configs.Config) (uid, gid int, err error) {
+	if uid, err = config.HostRootUID(); err != nil {
+		return 0, 0, err
+	}
+	gid, err = config.HostRootGID()
+	return uid, gid, err
+}
+
+// makeStdio makes the streams of a container: ours go into c, its own into
+// process.
+func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*stdio, error) {
+	s := &stdio{}
+	var err error
+	if c.rec.Terminal {
+		s.console, err = consoleSocket(process, s)
+		return s, err
+	}
+	fail := func(err error) (*stdio, error) {
+		s.close()
+		return s, fmt.Errorf("make streams: %w", err)
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return fail(err)
+	}
+	s.files = append(s.files, null)
+	process.Stdin = null
+	if c.rec.Stdin {
+		r, w, err := pipe(uid, gid)
+		if err != nil {
+			return fail(err)
+		}
+		f := os.NewFile(uintptr(r), "stdin")
+		s.files = append(s.files, f)
+		process.Stdin, c.stdin = f, w
+		if err := unix.SetNonblock(w, true); err != nil {
+			return fail(err)
+		}
+	}
+	for _, kind := range []logfile.Stream{logfile.Stdout, logfile.Stderr} {
+		r, w, err := pipe(uid, gid)
+		if err != nil {
+			return fail(err)
+		}
+		f := os.NewFile(uintptr(w), kind.String())
+		s.files = append(s.files, f)
+		if kind == logfile.Stdout {
+			process.Stdout = f
+		} else {
+			process.Stderr = f
+		}
+		if err := c.addStream(kind, r, false); err != nil {
+			return fail(err)
+		}
+	}
+	return s, nil
+}
+
+// addStream takes over our end of an output.
+func (c *container) addStream(kind logfile.Stream, fd int, tty bool) error {
+	c.streams = append(c.streams, &stream{c: c, kind: kind, fd: fd, tty: tty})
+	c.mu.Lock()
+	c.open++
+	c.mu.Unlock()
+	return unix.SetNonblock(fd, true)
+}
+
+func pipe(uid, gid int) (r, w int, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return -1, -1, os.NewSyscallError("pipe2", err)
+	}
+	if uid != 0 || gid != 0 {
+		if err := unix.Fchown(p[0], uid, gid); err != nil {
+			unix.Close(p[0])
+			unix.Close(p[1])
+			return -1, -1, os.NewSyscallError("fchown", err)
+		}
+	}
+	return p[0], p[1], nil
+}
+
+// consoleSocket has the container send the master of its terminal.
+func consoleSocket(process *libcontainer.Process, s *stdio) (*os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	process.ConsoleSocket = os.NewFile(uintptr(fds[1]), "console")
+	s.files = append(s.files, process.ConsoleSocket)
+	return os.NewFile(uintptr(fds[0]), "console"), nil
+}
+
+// receiveConsole takes the master that has been sent by the time the container
+// is created. It is kept twice, for output and for input.
+func (s *stdio) receiveConsole(c *container) error {
+	if s.console == nil {
+		return nil
+	}
+	fd, err := receiveFD(int(s.console.Fd()))
+	if err != nil {
+		return err
+	}
+	if err := c.addStream(logfile.Stdout, fd, true); err != nil {
+		return err
+	}
+	c.stdin, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	return os.NewSyscallError("fcntl", err)
+}
+
+// receiveFD takes one descriptor from a socket.
+func receiveFD(socket int) (int, error) {
+	name := make([]byte, 4096)
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, name, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return -1, fmt.Errorf("receive terminal: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, fmt.Errorf("receive terminal: %d messages: %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, fmt.Errorf("receive terminal: %d descriptors: %w", len(fds), err)
+	}
+	return fds[0], nil
+}
