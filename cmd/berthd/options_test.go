@@ -2,8 +2,12 @@ package main
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -59,3 +63,40 @@ func TestPlatform(t *testing.T) {
 		}
 	}
 }
+
+// A key that nothing reads would be a promise to the operator that is not kept.
+func TestEveryKeyIsUsed(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source.Write(text)
+	}
+	for _, k := range config.Keys() {
+		if k.Path == "apiVersion" || k.Path == "kind" {
+			continue // read by package config
+		}
+		// The field behind its section, or behind the variable for it.
+		field := k.Path[strings.LastIndex(k.Path, ".")+1:]
+		section, _, nested := strings.Cut(k.Path, ".")
+		pattern := `\bcfg\.` + exported(field) + `\b`
+		if nested {
+			pattern += `|\.` + exported(section) + `\.` + exported(field) + `\b`
+		}
+		if !regexp.MustCompile(pattern).MatchString(source.String()) {
+			t.Errorf("nothing reads %s: no %s in %v", k.Path, pattern, files)
+		}
+	}
+}
+
+// exported is a key's name as a field's.
+func exported(key string) string { return strings.ToUpper(key[:1]) + key[1:] }
