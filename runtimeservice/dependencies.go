@@ -89,6 +89,8 @@ type Execution interface {
 	Wait(ctx context.Context) (monitor.Exit, error)
 	// Kill kills it and all its descendants.
 	Kill(ctx context.Context) error
+	// Close gives up what is held for Wait.
+	Close() error
 }
 
 // Namespaces makes and pins the namespaces of pods: package namespaces, or a

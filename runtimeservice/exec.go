@@ -159,6 +159,7 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 		p.close()
 		return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
+	defer started.Close()
 	var pumps []*pump
 	for _, stream := range []struct {
 		from *os.File
@@ -209,6 +210,7 @@ func (s *Service) execTerminal(ctx context.Context, id string, cmd []string, in 
 	if err != nil {
 		return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
+	defer started.Close()
 	if console, err = pollable(console); err != nil {
 		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execKillTimeout)
 		defer cancel()
