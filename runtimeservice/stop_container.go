@@ -21,7 +21,7 @@ const (
 	killTimeout = 30 * time.Second
 	// lostAfter is how long the monitor may know nothing of a container before
 	// its end counts as one that nobody saw.
-	lostAfter = 5 * time.Second
+	lostAfter = 2 * time.Second
 )
 
 // StopContainer asks the container's process to end, with its stop signal, and
