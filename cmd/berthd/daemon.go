@@ -2,18 +2,138 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/cni"
 	"github.com/berth-cri/berth/config"
+	"github.com/berth-cri/berth/cri"
+	"github.com/berth-cri/berth/cri/berthapi"
+	"github.com/berth-cri/berth/imageservice"
+	"github.com/berth-cri/berth/runtimeservice"
+	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
-// run makes the daemon's parts, in the order in which they need each other, and
-// serves them until ctx ends.
+// run makes the daemon's parts, in the order in which they need each other, takes up
+// what the last run left, and serves until ctx ends. Pods run on.
 func run(ctx context.Context, cfg config.Config, s *surface) error {
-	server := grpc.NewServer(grpc.ChainStreamInterceptor(endStreams(ctx)))
-	healthpb.RegisterHealthServer(server, health.NewServer())
-	return s.Serve(ctx, server)
+	began := time.Now()
+	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver)
+	if err != nil {
+		return err
+	}
+	images, err := newImages(cfg, s)
+	if err != nil {
+		return err
+	}
+	networks := newNetworks(cfg, s)
+	processes := &processes{}
+	runtime, err := newRuntime(cfg, s, systemd, images, networks, processes)
+	if err != nil {
+		return err
+	}
+	if processes.Client, err = newMonitor(cfg, s, runtime.HandleExit); err != nil {
+		return err
+	}
+	defer processes.Close()
+	server, err := cri.New(cri.Options{
+		Runtime:      runtime,
+		Images:       images,
+		CgroupDriver: cgroupDriver(systemd),
+		Version:      version,
+		Streaming: cri.StreamingOptions{
+			Address: cfg.Streaming.Address, Port: cfg.Streaming.Port,
+			IdleTimeout: cfg.Streaming.IdleTimeout, CreationTimeout: cfg.Streaming.CreationTimeout,
+		},
+		Services: func(r grpc.ServiceRegistrar) {
+			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
+		},
+		Logger:    s.Logger,
+		Registry:  s.Registry,
+		StopGrace: cfg.Deadlines.Shutdown,
+	})
+	if err != nil {
+		return err
+	}
+	if err := runtime.Start(ctx); err != nil {
+		return fmt.Errorf("take up pods: %w", err)
+	}
+	s.Logger.Info("took up what was there", "duration", time.Since(began))
+
+	group, working := errgroup.WithContext(ctx)
+	group.Go(func() error { return images.Run(working) })
+	group.Go(func() error { return networks.Run(working) })
+	group.Go(func() error { return processes.Run(working) })
+	group.Go(func() error { return runtime.Run(working) })
+	group.Go(func() error { return s.Serve(working, server.Run) })
+	return group.Wait()
+}
+
+func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
+	return imageservice.New(imageservice.Options{
+		Root:           cfg.Root,
+		CertsDirs:      cfg.Images.CertsDirs,
+		Platform:       platform(cfg.Images.Platform),
+		Pinned:         cfg.Images.Pinned,
+		ParallelLayers: cfg.Images.ParallelLayers,
+		StallTimeout:   cfg.Images.StallTimeout,
+		UserAgent:      "berth/" + version,
+		Logger:         s.Logger,
+	})
+}
+
+func newNetworks(cfg config.Config, s *surface) *cni.Networks {
+	return cni.New(cni.Options{
+		ConfDirs: cfg.Network.ConfDirs,
+		BinDirs:  cfg.Network.BinDirs,
+		StateDir: filepath.Join(cfg.Root, "cni"),
+		Timeout:  cfg.Network.Timeout,
+		Logger:   s.Logger,
+	})
+}
+
+func newMonitor(cfg config.Config, s *surface, onExit func(monitor.Exit)) (*monitor.Client, error) {
+	binary, err := monitorBinary(cfg.Runtime.MonitorBinary)
+	if err != nil {
+		return nil, err
+	}
+	return monitor.New(monitor.Options{
+		Dir:          filepath.Join(cfg.State, "monitor"),
+		Binary:       binary,
+		CgroupParent: cfg.Runtime.MonitorCgroup,
+		Logger:       s.Logger,
+		OnExit:       onExit,
+	}), nil
+}
+
+func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservice.Service, networks *cni.Networks, processes *processes) (*runtimeservice.Service, error) {
+	host, err := spec.DetectHost()
+	if err != nil {
+		return nil, fmt.Errorf("find out what the host can do: %w", err)
+	}
+	return runtimeservice.New(runtimeservice.Options{
+		Root:            cfg.Root,
+		State:           cfg.State,
+		Images:          images,
+		RootFilesystems: images,
+		Network:         networks,
+		Processes:       processes,
+		Host:            host,
+		Defaults:        specDefaults(cfg.Runtime),
+		SystemdCgroup:   systemd,
+		Logger:          s.Logger,
+	})
+}
+
+func cgroupDriver(systemd bool) runtimeapi.CgroupDriver {
+	if systemd {
+		return runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return runtimeapi.CgroupDriver_CGROUPFS
 }

@@ -3,30 +3,25 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
-	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/berth-cri/berth/config"
 )
 
-// Serve serves the socket until ctx ends, and then lets the calls that are under
-// way finish, for as long as deadlines.shutdown allows. It tells the service
-// manager about all of it, sends signs of life while the daemon is healthy, and
-// reloads the configuration at SIGHUP.
-//
-// The server's streaming calls end only if it has endStreams as interceptor.
-// When Serve returns no call is served any more; nil says that it was asked to
-// end.
-func (s *surface) Serve(ctx context.Context, server *grpc.Server) error {
+// A serverFunc serves the socket until ctx ends and then lets the calls that are under
+// way finish, within bounds.
+type serverFunc func(ctx context.Context, listener net.Listener) error
+
+// Serve runs the server until ctx ends. It tells the service manager about all of it,
+// sends signs of life while the daemon is healthy, and reloads the configuration at
+// SIGHUP. When it returns no call is served any more; nil says that it was asked to end.
+func (s *surface) Serve(ctx context.Context, server serverFunc) error {
 	if err := s.checkReload(); err != nil {
 		return err
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(s.listener) }()
+	ended := make(chan error, 1)
+	go func() { ended <- server(ctx, s.listener) }()
 	s.Health.SetServing(true)
 	s.notified("ready", s.notifier.Ready("serving "+s.cfg.Address))
 	s.Logger.Info("serving", "address", s.cfg.Address)
@@ -39,50 +34,19 @@ func (s *surface) Serve(ctx context.Context, server *grpc.Server) error {
 	defer cancel()
 
 	select {
-	case err := <-failed:
-		return fmt.Errorf("serve %q: %w", s.cfg.Address, err)
+	case err := <-ended:
+		if ctx.Err() == nil {
+			return fmt.Errorf("serve %q: ended early: %w", s.cfg.Address, err)
+		}
+		return err
 	case <-ctx.Done():
 	}
 	supervision.Wait() // a reload's end must not be told after the stop
 	s.Logger.Info("stopping; pods stay", "cause", context.Cause(ctx))
 	s.Health.SetServing(false)
 	s.notified("stopping", s.notifier.Stopping())
-	drain(server, s.cfg.Deadlines.Shutdown, s.Logger.Warn)
-	return nil
+	return <-ended
 }
-
-// drain stops the server, gently for as long as limit.
-func drain(server *grpc.Server, limit time.Duration, warn func(string, ...any)) {
-	impatient := time.AfterFunc(limit, func() {
-		warn("calls are still under way; cutting them off", "after", limit)
-		server.Stop()
-	})
-	defer impatient.Stop()
-	server.GracefulStop() // returns after Stop too
-}
-
-// endStreams ends the streaming calls when ctx does: they would otherwise go on
-// for as long as their clients like, and a graceful stop with them. It is the
-// outermost interceptor, so that its error is the one that reaches the client.
-func endStreams(ctx context.Context) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		call, cancel := context.WithCancel(stream.Context())
-		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
-		err := handler(srv, endingStream{stream, call})
-		if ctx.Err() != nil {
-			return status.Error(codes.Unavailable, "berthd is stopping")
-		}
-		return err
-	}
-}
-
-type endingStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s endingStream) Context() context.Context { return s.ctx }
 
 // reloadAtHangup serves SIGHUP until ctx ends; one that came before is served
 // first.
