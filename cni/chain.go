@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,23 +30,88 @@ func (n *Networks) add(ctx context.Context, list *libcni.NetworkConfigList, d *d
 	return attachment(list.Name, result)
 }
 
-// del undoes what add did, or began to do. Plugins must succeed where nothing is left.
-func (n *Networks) del(ctx context.Context, d *debt) error {
+// del undoes what add did, or began to do. As the specification says it goes through the chain
+// backwards and stops at the first failure. A thorough one, for a pod that is gone, goes on: a
+// plugin that cannot be run any more must not keep the others' addresses.
+func (n *Networks) del(ctx context.Context, d *debt, thorough bool) error {
 	list, err := n.listOf(d)
 	if err != nil {
 		return err
 	}
-	list = without(list, d.Skipped)
-	types, err := pluginTypes(list)
+	rt := d.runtimeConf(liveNetNS(d.NetNS))
+	previous := n.cachedResult(list, rt)
+	chain := without(list, d.Skipped).Plugins
+	if !thorough {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, n.timeout)
+		defer cancel()
+	}
+	var errs []error
+	for _, plugin := range slices.Backward(chain) {
+		if err := n.delOne(ctx, list, plugin, previous, rt); err != nil {
+			errs = append(errs, err)
+			if !thorough {
+				break
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	// Of no plugins a DEL is only the removal of the cached result.
+	cached := *list
+	cached.Plugins = nil
+	return n.plugins.DelNetworkList(ctx, &cached, rt)
+}
+
+// cachedResult is the ADD's; nil if it was not reached, or is from before CNI 0.4, or damaged.
+// The specification lets a DEL go without.
+func (n *Networks) cachedResult(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) types.Result {
+	if since, err := version.GreaterThanOrEqualTo(list.CNIVersion, "0.4.0"); err != nil || !since {
+		return nil
+	}
+	result, err := n.plugins.GetNetworkListCachedResult(list, rt)
+	if err != nil {
+		return nil
+	}
+	return result
+}
+
+func (n *Networks) delOne(ctx context.Context, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, previous types.Result, rt *libcni.RuntimeConf) error {
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	if _, err := pluginTypes(&libcni.NetworkConfigList{Plugins: []*libcni.PluginConfig{plugin}}); err != nil {
+		return err
+	}
+	inject := map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}
+	if previous != nil {
+		inject["prevResult"] = previous
+	}
+	args := make(map[string]any)
+	for capability, supported := range plugin.Network.Capabilities {
+		if value, given := rt.CapabilityArgs[capability]; supported && given {
+			args[capability] = value
+		}
+	}
+	if len(args) > 0 {
+		inject["runtimeConfig"] = args
+	}
+	conf, err := libcni.InjectConf(plugin, inject)
+	if err != nil {
+		return fmt.Errorf("configuration of plugin %q: %w", plugin.Network.Type, err)
+	}
+	path, err := findPlugin(plugin.Network.Type, n.binDirs)
 	if err != nil {
 		return err
 	}
-	if missing := missingOf(types, n.binDirs); len(missing) > 0 {
-		return missingPlugins(missing, n.binDirs)
-	}
-	ctx, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	return stepError(n.plugins.DelNetworkList(ctx, list, d.runtimeConf(liveNetNS(d.NetNS))))
+	return invoke.ExecPluginWithoutResult(ctx, path, conf.Bytes, &invoke.Args{
+		Command:     "DEL",
+		ContainerID: rt.ContainerID,
+		NetNS:       rt.NetNS,
+		IfName:      rt.IfName,
+		PluginArgs:  rt.Args,
+		Path:        strings.Join(n.binDirs, string(filepath.ListSeparator)),
+	}, &pluginExec{})
 }
 
 // listOf returns the configuration at the time of the ADD. For a debt of which only the name

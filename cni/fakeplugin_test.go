@@ -18,8 +18,17 @@ func TestMain(m *testing.M) {
 	if command := os.Getenv("CNI_COMMAND"); command != "" {
 		os.Exit(fakePlugin(command))
 	}
-	os.Exit(m.Run())
+	// Under the race detector every plugin would sleep for a second before it ends.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	code := m.Run()
+	for _, clean := range atExit {
+		clean()
+	}
+	os.Exit(code)
 }
+
+// atExit runs after the last test.
+var atExit []func()
 
 // fake is the part of a plugin's configuration that tells the fake what to do. What it does
 // for a command is under that command's name: "fail", "hang", "leave", "flood", "garbage",
@@ -122,9 +131,10 @@ func misbehave(conf fake, command string) (done bool, code int) {
 		_ = os.WriteFile(filepath.Join(conf.Dir, "child"), fmt.Append(nil, child.Process.Pid), 0o600)
 		time.Sleep(10 * time.Minute)
 	case "leave":
-		child := exec.Command("sleep", "3")
+		child := exec.Command("sleep", "600")
 		child.Stdout = os.Stdout
 		_ = child.Start()
+		_ = os.WriteFile(filepath.Join(conf.Dir, "child"), fmt.Append(nil, child.Process.Pid), 0o600)
 	case "flood":
 		for {
 			if _, err := os.Stdout.WriteString(strings.Repeat("x", 65536)); err != nil {

@@ -121,7 +121,7 @@ func (n *Networks) Attach(ctx context.Context, pod Pod) (*Attachment, error) {
 		return nil, fmt.Errorf("attach pod %q: wait for its earlier operation: %w", pod.ID, err)
 	}
 	defer unlock()
-	if err := n.pay(ctx, pod.ID); err != nil {
+	if err := n.pay(ctx, pod.ID, false); err != nil {
 		return nil, fmt.Errorf("attach pod %q: detach it first: %w", pod.ID, err)
 	}
 	leave, err := n.registry.enter(ctx, net.list.Name)
@@ -166,7 +166,7 @@ func (n *Networks) attach(ctx context.Context, net *network, rt *libcni.RuntimeC
 		return attached, nil
 	}
 	// A failed ADD can hold an address. The caller may be gone: the undoing has its own time.
-	if undo := n.pay(context.WithoutCancel(ctx), d.PodID); undo != nil {
+	if undo := n.pay(context.WithoutCancel(ctx), d.PodID, false); undo != nil {
 		n.logger.Warn("network of a pod that could not be attached is not released yet", "pod", d.PodID, "network", d.Network, "error", undo)
 	}
 	return nil, err
@@ -215,7 +215,7 @@ func (n *Networks) Detach(ctx context.Context, podID string) error {
 		return fmt.Errorf("detach pod %q: wait for its earlier operation: %w", podID, err)
 	}
 	defer unlock()
-	if err := n.pay(ctx, podID); err != nil {
+	if err := n.pay(ctx, podID, false); err != nil {
 		return fmt.Errorf("detach pod %q: %w", podID, err)
 	}
 	return nil
@@ -250,12 +250,12 @@ func (n *Networks) Pods() ([]string, error) {
 
 // pay runs the DEL of a pod's debt and removes it. It is nil without a debt. A failed one is
 // marked for Run. The caller has the pod's lock.
-func (n *Networks) pay(ctx context.Context, podID string) error {
+func (n *Networks) pay(ctx context.Context, podID string, thorough bool) error {
 	d := n.ledger.get(podID)
 	if d == nil {
 		return nil
 	}
-	if err := n.del(ctx, d); err != nil {
+	if err := n.del(ctx, d, thorough); err != nil {
 		defer tell(n.nudge)
 		return errors.Join(fmt.Errorf("network %q: %w", d.Network, err), n.ledger.release(podID))
 	}

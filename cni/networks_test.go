@@ -169,21 +169,31 @@ func TestHangingPluginIsKilled(t *testing.T) {
 	h := newHost(t, "fake-main")
 	h.write("10.conflist", "shop", "1.0.0", h.main(map[string]string{"ADD": "hang"}))
 	opts := h.options()
-	opts.Timeout = time.Second
+	opts.Timeout = 3 * time.Second
 	_, err := New(opts).Attach(context.Background(), somePod("pod1"))
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `plugin "fake-main", ADD: no answer within 1`) {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `plugin "fake-main", ADD: no answer within 3`) {
 		t.Errorf("got %v", err)
 	}
-	data, err := os.ReadFile(filepath.Join(h.plugins, "child"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	child, _ := strconv.Atoi(string(data))
+	child := childOf(h)
 	for _, pid := range []int{h.calls()[0].Pid, child} {
 		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return dead(pid) })
 	}
 	wantSteps(t, h, "fake-main ADD", "fake-main DEL")
 	h.clean()
+}
+
+// childOf returns the process that a plugin started.
+func childOf(h *host) int {
+	h.t.Helper()
+	data, err := os.ReadFile(filepath.Join(h.plugins, "child"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(string(data))
+	if err != nil || pid < 2 {
+		h.t.Fatalf("child %q: %v", data, err)
+	}
+	return pid
 }
 
 // dead also takes a zombie that nobody has reaped yet.
@@ -215,8 +225,11 @@ func TestPluginThatLeavesAProcessDoesNotBlock(t *testing.T) {
 	h := newHost(t, "fake-main")
 	h.write("10.conflist", "shop", "1.0.0", h.main(map[string]string{"ADD": "leave"}))
 	opts := h.options()
-	opts.Timeout = 2500 * time.Millisecond // less than that process lives
+	opts.Timeout = 8 * time.Second // less than that process lives
 	attach(t, New(opts), somePod("pod1"))
+	if err := syscall.Kill(childOf(h), syscall.SIGKILL); err != nil {
+		t.Errorf("the process is not to be ended with its plugin: %v", err)
+	}
 }
 
 func TestFailedDELIsRetried(t *testing.T) {
@@ -244,6 +257,28 @@ func TestFailedDELIsRetried(t *testing.T) {
 	eventually(t, "the debt is paid", func() bool { return len(h.debts()) == 0 })
 	h.clean()
 	wantSteps(t, h, "fake-main ADD", "fake-main DEL")
+}
+
+func TestMissingPluginKeepsOnlyItsOwn(t *testing.T) {
+	h := newHost(t, "fake-main", "fake-meta")
+	h.write("10.conflist", "shop", "1.0.0", h.main(nil), h.fake("fake-meta", fake{}))
+	n := h.networks()
+	attach(t, n, somePod("pod1"))
+	h.uninstall("fake-meta")
+	if err := n.Detach(context.Background(), "pod1"); err == nil {
+		t.Error("no error")
+	}
+	if held := h.held(); len(held) != 2 {
+		t.Errorf("the chain went on after a failure: held %v", held)
+	}
+	running(t, n)
+	eventually(t, "the rest of the chain is run", func() bool { return slices.Equal(h.held(), []string{"fake-meta.pod1.eth0"}) })
+	if len(h.debts()) != 1 {
+		t.Error("the debt is lost")
+	}
+	h.install("fake-meta")
+	eventually(t, "the debt is paid", func() bool { return len(h.debts()) == 0 })
+	h.clean()
 }
 
 func TestReleaseIsPaidByRun(t *testing.T) {
@@ -389,8 +424,7 @@ func TestPluginOfAnEarlierRunIsEnded(t *testing.T) {
 	if _, err := h.networks().Pods(); err != nil {
 		t.Fatal(err)
 	}
-	data, _ := os.ReadFile(filepath.Join(h.plugins, "child"))
-	child, _ := strconv.Atoi(string(data))
+	child := childOf(h)
 	for _, pid := range []int{h.calls()[0].Pid, child} {
 		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return dead(pid) })
 	}

@@ -142,5 +142,5 @@ func (n *Networks) payReleased(ctx context.Context, podID string) error {
 	if d := n.ledger.get(podID); d == nil || !d.Released {
 		return nil
 	}
-	return n.pay(ctx, podID)
+	return n.pay(ctx, podID, true)
 }
