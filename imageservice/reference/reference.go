@@ -3,6 +3,8 @@
 package reference
 
 import (
+	_ "crypto/sha256" // the algorithms that digests may have
+	_ "crypto/sha512"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -56,8 +58,8 @@ func parse(s string) (Reference, error) {
 	if s == "" {
 		return r, fmt.Errorf("empty name")
 	}
-	if hexRE.MatchString(s) {
-		return r, fmt.Errorf("64 hexadecimal digits are an image ID, not a name")
+	if hexRE.MatchString(s) || digest.Digest(s).Validate() == nil {
+		return r, fmt.Errorf("this is an image ID, not a name")
 	}
 	rest, dig, hasDigest := strings.Cut(s, "@")
 	if hasDigest {
