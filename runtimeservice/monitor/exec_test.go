@@ -255,6 +255,7 @@ func TestTerminal(t *testing.T) {
 		r.Spec.Process.ConsoleSize = &specs.Box{Width: 80, Height: 25}
 	})
 	in, out, _, ended := e.attach(r.ID, true)
+	e.waitLog(r.LogPath, "25 80\r\n")
 	if err := e.client.Resize(e.ctx(), r.ID, 100, 40); err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func removeGroup() {
 
 // env is a client with its monitor, and what the client was told.
 type env struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	client *Client
 	cancel func()
@@ -81,7 +81,7 @@ type env struct {
 	next  int
 }
 
-func newEnv(t *testing.T) *env {
+func newEnv(t testing.TB) *env {
 	t.Helper()
 	e := &env{t: t, dir: filepath.Join(t.TempDir(), "state"), exits: map[string][]Exit{}, told: make(chan struct{}, 1000)}
 	t.Cleanup(e.end)
@@ -161,7 +161,7 @@ func (e *env) ctx() context.Context {
 	return ctx
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("client: %s", bytes.TrimSpace(b))
@@ -265,7 +265,7 @@ func (e *env) waitExit(id string) Exit {
 }
 
 // logText returns the text of a log's entries, put together again.
-func logText(t *testing.T, path string) string {
+func logText(t testing.TB, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -301,7 +301,7 @@ func (e *env) waitLog(path, want string) {
 	})
 }
 
-func eventually(t *testing.T, check func() error) {
+func eventually(t testing.TB, check func() error) {
 	t.Helper()
 	var err error
 	for range 500 {

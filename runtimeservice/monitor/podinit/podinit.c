@@ -17,11 +17,19 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#if defined __has_include
+#if __has_include(<sys/rseq.h>)
+#include <sys/rseq.h>
+#define BERTH_RSEQ
+#endif
+#endif
 
 enum { control = 3 };
 
@@ -80,25 +88,117 @@ static void drop_privileges(void)
 		fail("drop capabilities");
 }
 
+/* One system call without libc, as the loop below outlives it. */
+static inline __attribute__((always_inline)) long call(long nr, long a, long b, long c, long d)
+{
+#if defined __x86_64__
+	long result;
+	register long r10 __asm__("r10") = d;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10)
+			 : "rcx", "r11", "memory");
+	return result;
+#elif defined __aarch64__
+	register long x8 __asm__("x8") = nr;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
+	return x0;
+#else
+	return syscall(nr, a, b, c, d);
+#endif
+}
+
 /*
  * Reaps what is left to process 1 and ends when somebody outside the pod asks
  * with SIGTERM: to senders from another PID namespace si_pid is 0, and a
  * container of the pod must not be able to end it.
+ *
+ * It is copied to a page of its own, so it calls nothing and has no constants
+ * in memory. First it gives back all memory below and above the pages it keeps.
  */
-static void serve(void)
+__attribute__((section("podloop"), noinline, noreturn, used, no_stack_protector))
+static void serve(unsigned long low, unsigned long high, unsigned long end)
 {
-	sigset_t set;
+	unsigned long set = ~0UL;
 	siginfo_t info;
 
-	sigfillset(&set);
+	if (end) {
+		call(SYS_munmap, 0, low, 0, 0);
+		call(SYS_munmap, high, end - high, 0, 0);
+	}
 	for (;;) {
-		int sig = sigwaitinfo(&set, &info);
+		long sig = call(SYS_rt_sigtimedwait, (long)&set, (long)&info, 0, sizeof set);
 
 		if (sig == SIGTERM && info.si_pid == 0)
-			_exit(0);
-		while (waitpid(-1, NULL, WNOHANG) > 0)
+			for (;;)
+				call(SYS_exit_group, 0, 0, 0, 0);
+		while (call(SYS_wait4, -1, 0, WNOHANG, 0) > 0)
 			;
 	}
+}
+
+extern const char __start_podloop[], __stop_podloop[];
+
+/* The kernel writes into the area that libc has registered for this thread. */
+static int leave_rseq(void)
+{
+#ifdef BERTH_RSEQ
+	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+
+	if (__rseq_size == 0)
+		return 0;
+	return syscall(SYS_rseq, area, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+#else
+	return 0;
+#endif
+}
+
+/*
+ * Runs the loop in a page for the code and one for the stack, and nothing else
+ * mapped. Where that cannot be done it runs where it is.
+ */
+static void shrink(void)
+{
+	unsigned long page = sysconf(_SC_PAGESIZE);
+	unsigned long size = __stop_podloop - __start_podloop;
+	unsigned long entry = (unsigned long)serve - (unsigned long)__start_podloop;
+	/* the end of the address space that every kernel of the machine has */
+	unsigned long end = (1UL << (sizeof(long) == 8 ? 47 : 31)) - page;
+	char *code;
+
+#if !defined __x86_64__ && !defined __aarch64__
+	return;
+#endif
+	if (size > page)
+		return;
+	code = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (code == MAP_FAILED)
+		return;
+	memcpy(code, __start_podloop, size);
+	if (mprotect(code, page, PROT_READ | PROT_EXEC) < 0)
+		return;
+	__builtin___clear_cache(code, code + size);
+	if (leave_rseq() < 0)
+		return;
+#if defined __x86_64__
+	__asm__ volatile("mov %0, %%rsp\n\tpush $0\n\tjmp *%1"
+			 :: "r"(code + 2 * page), "r"(code + entry),
+			    "D"(code), "S"(code + 2 * page), "d"(end) : "memory");
+#elif defined __aarch64__
+	register unsigned long x0 __asm__("x0") = (unsigned long)code;
+	register unsigned long x1 __asm__("x1") = (unsigned long)code + 2 * page;
+	register unsigned long x2 __asm__("x2") = (1UL << 39) - page;
+
+	__asm__ volatile("mov sp, %0\n\tbr %1"
+			 :: "r"(code + 2 * page), "r"(code + entry), "r"(x0), "r"(x1), "r"(x2) : "memory");
+	(void)end;
+#endif
 }
 
 static void pod_init(char **argv)
@@ -114,10 +214,12 @@ static void pod_init(char **argv)
 	join_namespaces(argv + 3);
 	leave_root(argv[2]);
 	drop_privileges();
-	if (syscall(SYS_close_range, 0, 2, 0) < 0)
-		fail("close standard streams");
+	if (syscall(SYS_close_range, 0, control - 1, 0) < 0 ||
+	    syscall(SYS_close_range, control + 1, ~0U, 0) < 0)
+		fail("close descriptors");
 	close(control);
-	serve();
+	shrink();
+	serve(0, 0, 0);
 }
 
 __attribute__((constructor)) static void start(int argc, char **argv)
