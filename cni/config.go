@@ -129,7 +129,16 @@ func parseList(data []byte) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(plugin)
+	list, err := json.Marshal(map[string]any{
+		"name":                   plugin.Network.Name,
+		"cniVersion":             plugin.Network.CNIVersion,
+		"loadOnlyInlinedPlugins": true,
+		"plugins":                []json.RawMessage{data},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("parse: %w", err)
+	}
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // newNetwork checks list and makes its Bytes stand for all of it.

@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 )
 
@@ -165,17 +167,25 @@ func (l *ledger) save(d *debt) (sync func() error, err error) {
 	}
 	file, err := os.CreateTemp(l.dir, tempPattern)
 	if err != nil {
-		return nil, fmt.Errorf("write debt of pod %q: %w", d.PodID, err)
+		return nil, fmt.Errorf("write debt of pod %q: %w", d.PodID, full(err))
 	}
 	_, err = file.Write(data)
 	if err == nil {
 		err = os.Rename(file.Name(), d.path(l.dir))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write debt of pod %q: %w", d.PodID, err), file.Close(), os.Remove(file.Name()))
+		return nil, errors.Join(fmt.Errorf("write debt of pod %q: %w", d.PodID, full(err)), file.Close(), os.Remove(file.Name()))
 	}
 	l.debts[d.PodID] = d
 	return func() error { return errors.Join(file.Sync(), file.Close(), syncDir(l.dir)) }, nil
+}
+
+// full gives the error of a full disk its kind.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	}
+	return err
 }
 
 func syncDir(path string) error {

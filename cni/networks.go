@@ -42,6 +42,8 @@ type Networks struct {
 	beginMu sync.Mutex // guards begun
 	begun   bool
 
+	reloading sync.Mutex // one reload at a time
+
 	mu     sync.Mutex // guards what follows
 	loaded *network   // in force; nil if none
 	// loadErr is why the newest configuration is not in force.

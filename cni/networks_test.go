@@ -522,24 +522,33 @@ func TestPodThatPluginsCannotBeToldOf(t *testing.T) {
 }
 
 func TestFullDiskFailsBeforeAPluginRuns(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts a small file system: run it as root")
+	}
 	h := newHost(t, "fake-main")
 	h.write("10.conflist", "shop", "1.0.0", h.main(nil))
-	n := h.networks()
-	if _, err := n.Pods(); err != nil {
+	if err := os.Mkdir(h.state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// No debt can be written: its directory has become a file.
-	if err := os.Remove(filepath.Join(h.state, "debts")); err != nil {
+	if err := syscall.Mount("tmpfs", h.state, "tmpfs", 0, "size=4k"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(h.state, "debts"), nil, 0o600); err != nil {
+	t.Cleanup(func() { _ = syscall.Unmount(h.state, syscall.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(h.state, "filler"), make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Attach(context.Background(), somePod("pod1")); err == nil || !strings.Contains(err.Error(), "write debt") {
+	_, err := h.networks().Attach(context.Background(), somePod("pod1"))
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "write debt") {
 		t.Errorf("got %v", err)
 	}
 	if h.steps() != nil {
 		t.Error("a plugin was run")
+	}
+	if debts := h.debts(); debts != nil {
+		t.Errorf("left: %v", debts)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(h.state, "debts")); len(entries) != 0 {
+		t.Errorf("left: %v", entries)
 	}
 }
 

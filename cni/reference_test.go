@@ -46,7 +46,7 @@ var buildPlugins = sync.OnceValues(func() (dir string, err error) {
 // node is a network namespace that plays the node's: bridges, rules and forwarding that plugins
 // make stay in it. A second namespace, outside, is joined to it by a cable.
 type node struct {
-	t                        *testing.T
+	t                        testing.TB
 	netns, outside           string
 	dir, data                string
 	networks                 *cni.Networks
@@ -54,7 +54,7 @@ type node struct {
 	address6, outsideAddres6 netip.Addr
 }
 
-func newNode(t *testing.T, change func(bridge, portmap map[string]any)) *node {
+func newNode(t testing.TB, change func(bridge, portmap map[string]any)) *node {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes network namespaces: run it as root")
 	}
@@ -420,5 +420,27 @@ func TestPluginThatRefusesItsDEL(t *testing.T) {
 	}
 	if pods, _ := n.networks.Pods(); len(pods) != 1 {
 		t.Errorf("debts of %v", pods)
+	}
+}
+
+// BenchmarkAttach is the ADD of a chain of bridge, host-local and portmap, with its debt.
+func BenchmarkAttach(b *testing.B) {
+	for name, ports := range map[string][]cni.PortMapping{"plain": nil, "hostPort": {{HostPort: 18080, ContainerPort: 80}}} {
+		b.Run(name, func(b *testing.B) {
+			n := newNode(b, nil)
+			for i := range b.N {
+				b.StopTimer()
+				id := fmt.Sprintf("bench-%d", i)
+				p := &pod{Pod: cni.Pod{ID: id, Name: id, Namespace: "default", UID: id, NetNS: n.namespace(id), PortMappings: ports}}
+				n.in(n.netns, func() error {
+					b.StartTimer()
+					_, err := n.networks.Attach(context.Background(), p.Pod)
+					b.StopTimer()
+					return err
+				})
+				n.detach(p)
+				b.StartTimer()
+			}
+		})
 	}
 }

@@ -33,34 +33,39 @@ func (n *Networks) Status() Status {
 
 // reload takes the configuration that the directories have now. A broken one leaves the network
 // in force as it is; when there is none any more, the node has no network. It returns whether
-// anything is other than before.
+// anything is other than before. File systems are not waited for under the lock, which Status
+// needs.
 func (n *Networks) reload() (changed bool) {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
 	net, err := loadNetwork(n.confDirs)
-	missing := []string(nil)
+	before := n.network()
+	switch {
+	case err == nil && net.equal(before), err != nil && !errors.Is(err, errNoConfig):
+		net = before
+	}
+	var missing []string
+	if net != nil {
+		missing = missingOf(net.types, n.binDirs)
+	}
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	before, beforeErr, beforeMissing := n.loaded, n.loadErr, n.missing
-	n.loadErr = err
-	switch {
-	case err == nil && !net.equal(n.loaded):
-		n.loaded, n.statusErr = net, nil
-	case errors.Is(err, errNoConfig):
-		n.loaded, n.statusErr = nil, nil
+	changed = net != before || text(err) != text(n.loadErr) || !slices.Equal(missing, n.missing)
+	if net != before {
+		n.statusErr = nil
 	}
-	if n.loaded != nil {
-		missing = missingOf(n.loaded.types, n.binDirs)
-	}
-	n.missing = missing
-	n.logReload(before, beforeErr)
-	return before != n.loaded || text(beforeErr) != text(err) || !slices.Equal(beforeMissing, missing)
+	n.logReload(net, err)
+	n.loaded, n.loadErr, n.missing = net, err, missing
+	return changed
 }
 
-func (n *Networks) logReload(before *network, beforeErr error) {
-	if n.loaded != before && n.loaded != nil {
-		n.logger.Info("network configuration loaded", "network", n.loaded.list.Name, "file", n.loaded.file)
+func (n *Networks) logReload(net *network, err error) {
+	if net != nil && net != n.loaded {
+		n.logger.Info("network configuration loaded", "network", net.list.Name, "file", net.file)
 	}
-	if n.loadErr != nil && text(n.loadErr) != text(beforeErr) {
-		n.logger.Warn("network configuration not loaded", "error", n.loadErr)
+	if err != nil && text(err) != text(n.loadErr) {
+		n.logger.Warn("network configuration not loaded", "error", err)
 	}
 }
 
