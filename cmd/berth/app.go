@@ -44,7 +44,6 @@ Containers, pods and images may be named by ID, by an unambiguous beginning of
 their ID, or by name; a container also as POD/NAME, a pod as NAMESPACE/NAME.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return client.WithHint(err, "`"+cmd.CommandPath()+" --help` lists the flags")

@@ -87,3 +87,11 @@ func attachTarget(c *client.Client, id string, stdin, tty bool) streams.Target {
 		return resp.GetUrl(), err
 	}
 }
+
+// inputTarget attaches only the container's input.
+func inputTarget(c *client.Client, id string) streams.Target {
+	return func(ctx context.Context) (string, error) {
+		resp, err := c.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: id, Stdin: true})
+		return resp.GetUrl(), err
+	}
+}

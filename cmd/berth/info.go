@@ -41,8 +41,8 @@ func (a *app) infoCommand() *cobra.Command {
 	return cmd
 }
 
-// node is what the runtime says of itself.
-type node struct {
+// nodeInfo is what the runtime says of itself.
+type nodeInfo struct {
 	version    *runtimeapi.VersionResponse
 	status     *runtimeapi.StatusResponse
 	config     *runtimeapi.RuntimeConfigResponse // nil where it is not offered
@@ -54,8 +54,8 @@ type node struct {
 	images     int
 }
 
-func readNode(ctx context.Context, c *client.Client) (*node, error) {
-	var n node
+func readNode(ctx context.Context, c *client.Client) (*nodeInfo, error) {
+	var n nodeInfo
 	var err error
 	if n.version, err = c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 		return nil, fmt.Errorf("read version: %w", err)
@@ -73,7 +73,7 @@ func readNode(ctx context.Context, c *client.Client) (*node, error) {
 	return &n, n.count(ctx, c)
 }
 
-func (n *node) count(ctx context.Context, c *client.Client) error {
+func (n *nodeInfo) count(ctx context.Context, c *client.Client) error {
 	pods, err := c.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
@@ -100,7 +100,7 @@ func (n *node) count(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-func (n *node) pairs() [][2]string {
+func (n *nodeInfo) pairs() [][2]string {
 	pairs := [][2]string{{"Runtime", n.version.RuntimeName + " " + n.version.RuntimeVersion}, {"CRI", n.version.RuntimeApiVersion}}
 	for _, cond := range n.status.GetStatus().GetConditions() {
 		value := "yes"
@@ -141,7 +141,7 @@ func usagePairs(what string, list []*runtimeapi.FilesystemUsage) [][2]string {
 
 // data is the whole answers; the status and its info stand where crictl info
 // has them.
-func (n *node) data() (map[string]any, error) {
+func (n *nodeInfo) data() (map[string]any, error) {
 	raw, err := output.Proto(n.status)
 	if err != nil {
 		return nil, err

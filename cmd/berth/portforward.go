@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cmd/berth/internal/client"
@@ -41,44 +40,40 @@ and a lone port is used on both sides.`,
 	}
 }
 
-// forward is all that is asked for on one local address.
 type forward struct {
-	address string
-	ports   []string // LOCAL:REMOTE
-	remotes []int32
+	address       string
+	local, remote uint16
 }
 
-func (a *app) portForward(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandbox, forwards []*forward) error {
-	// Any of them may fail because its address is taken; the others end then.
-	group, ctx := errgroup.WithContext(ctx)
+func (a *app) portForward(ctx context.Context, c *client.Client, pod *runtimeapi.PodSandbox, forwards []forward) error {
+	req := &runtimeapi.PortForwardRequest{PodSandboxId: pod.Id}
 	for _, f := range forwards {
-		target := func(ctx context.Context) (string, error) {
-			resp, err := c.Runtime.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: pod.Id, Port: f.remotes})
-			return resp.GetUrl(), err
-		}
-		group.Go(func() error {
-			return streams.Forward(ctx, target, f.address, f.ports, a.stdout, a.stderr)
-		})
+		req.Port = append(req.Port, int32(f.remote))
 	}
-	return group.Wait()
+	forwarder := &streams.Forwarder{
+		Target: func(ctx context.Context) (string, error) {
+			resp, err := c.Runtime.PortForward(ctx, req)
+			return resp.GetUrl(), err
+		},
+		Out: a.stdout, Err: a.stderr,
+	}
+	defer forwarder.Close()
+	for _, f := range forwards {
+		if err := forwarder.Listen(f.address, f.local, f.remote); err != nil {
+			return err
+		}
+	}
+	return forwarder.Serve(ctx)
 }
 
-func parseForwards(args []string) ([]*forward, error) {
-	var list []*forward
-	byAddress := map[string]*forward{}
+func parseForwards(args []string) ([]forward, error) {
+	list := make([]forward, 0, len(args))
 	for _, arg := range args {
 		address, local, remote, err := parseForward(arg)
 		if err != nil {
 			return nil, err
 		}
-		f := byAddress[address]
-		if f == nil {
-			f = &forward{address: address}
-			byAddress[address] = f
-			list = append(list, f)
-		}
-		f.ports = append(f.ports, fmt.Sprintf("%d:%d", local, remote))
-		f.remotes = append(f.remotes, int32(remote))
+		list = append(list, forward{address, local, remote})
 	}
 	return list, nil
 }

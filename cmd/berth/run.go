@@ -42,7 +42,7 @@ A kubelet on the same socket removes pods it does not know, these too.`,
 			err := a.run(cmd.Context(), &flags, args[0], args[1:])
 			var coded *codeError
 			if err != nil && !errors.As(err, &coded) {
-				err = &codeError{code: startFailureCode(err), err: err}
+				err = &codeError{code: exitRunFailed, err: err}
 			}
 			return err
 		},
@@ -192,7 +192,7 @@ func (r *runner) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), setupTimeout)
 	defer cancel()
 	if _, err := r.c.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: r.id}); err != nil {
-		return fmt.Errorf("start container %q: %w", r.container.Metadata.Name, err)
+		return &codeError{code: startFailureCode(err), err: fmt.Errorf("start container %q: %w", r.container.Metadata.Name, err)}
 	}
 	return nil
 }

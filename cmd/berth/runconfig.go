@@ -175,7 +175,10 @@ func containerConfig(f *runFlags, name string, labels, annotations map[string]st
 		Metadata: &runtimeapi.ContainerMetadata{Name: name},
 		Labels:   labels, Annotations: maps.Clone(annotations),
 		Args: command, WorkingDir: f.workdir, LogPath: runLogFile,
-		Stdin: f.interactive, StdinOnce: f.interactive && !f.detach, Tty: f.tty,
+		Stdin: f.interactive, Tty: f.tty,
+		// The end of a piped input has to reach the container. A terminal's
+		// input stays open, so that one can detach and attach again.
+		StdinOnce: f.interactive && !f.tty && !f.detach,
 	}
 	if f.entrypoint != "" {
 		c.Command = []string{f.entrypoint}

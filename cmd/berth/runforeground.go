@@ -13,6 +13,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/cmd/berth/internal/client"
 	"github.com/berth-cri/berth/cmd/berth/internal/crilog"
 	"github.com/berth-cri/berth/cmd/berth/internal/streams"
 )
@@ -67,6 +68,11 @@ func (r *runner) runLogged(ctx context.Context) (*runtimeapi.ContainerStatus, er
 	if err := r.start(ctx); err != nil {
 		return nil, err
 	}
+	return r.followLog(ctx)
+}
+
+// followLog prints the container's log from its beginning to its end.
+func (r *runner) followLog(ctx context.Context) (*runtimeapi.ContainerStatus, error) {
 	done, printed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		printer := &crilog.Printer{Out: r.stdout, Err: r.stderr}
@@ -91,14 +97,40 @@ func (r *runner) runAttached(ctx context.Context) (*runtimeapi.ContainerStatus, 
 	}
 	err = early.finish()
 	if errors.Is(err, errRefused) {
-		// The runtime attaches only to what runs.
-		err = r.stream(ctx, attachTarget(r.c, r.id, true, r.flags.tty), session{stdin: r.stdin, tty: r.flags.tty, detachKeys: keys})
+		return r.runAttachedLate(ctx, keys)
 	}
+	return r.afterStream(ctx, err)
+}
+
+// runAttachedLate is for runtimes that attach only to what runs. Without a
+// terminal the output comes from the log then, which has it from the start. A
+// terminal's cannot, because it is not made of lines; but where the container
+// has ended before it could be attached to, the log has to do.
+func (r *runner) runAttachedLate(ctx context.Context, keys []byte) (*runtimeapi.ContainerStatus, error) {
+	if !r.flags.tty {
+		input, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			// A container that has ended needs no input, and one whose input
+			// broke shows it by what it does.
+			_ = streams.Run(input, inputTarget(r.c, r.id), streams.Stdio{In: r.stdin})
+		}()
+		return r.followLog(ctx)
+	}
+	err := r.stream(ctx, attachTarget(r.c, r.id, true, true), session{stdin: r.stdin, tty: true, detachKeys: keys})
+	if err != nil && !errors.Is(err, streams.ErrDetached) && !r.isRunning(ctx) {
+		return r.followLog(ctx)
+	}
+	return r.afterStream(ctx, err)
+}
+
+// afterStream waits for the end of a container whose stream ended with err.
+func (r *runner) afterStream(ctx context.Context, err error) (*runtimeapi.ContainerStatus, error) {
 	if errors.Is(err, streams.ErrDetached) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("attach to %q, which runs on: %w", r.container.Metadata.Name, err)
+		return nil, fmt.Errorf("attach to %q: %w", r.container.Metadata.Name, err)
 	}
 	return waitExit(ctx, r.c, r.id)
 }
@@ -129,11 +161,24 @@ func (r *runner) attachEarly(ctx context.Context, keys []byte) *earlyAttach {
 	}()
 	select {
 	case <-e.gate.asked:
+		e.settle()
 	case err := <-e.done:
 		e.done <- err
 	case <-ctx.Done():
 	}
 	return e
+}
+
+// The streams stand before the runtime has connected them to the container, and
+// no protocol tells when it has. That takes it a fraction of this.
+const attachSettle = 50 * time.Millisecond
+
+func (e *earlyAttach) settle() {
+	select {
+	case err := <-e.done:
+		e.done <- err
+	case <-time.After(attachSettle):
+	}
 }
 
 // finish lets the input through and waits for the end of the stream. It is
@@ -191,8 +236,8 @@ func (r *runner) leaveRunning() error {
 // container's exit code as berth's.
 func (r *runner) finish(ctx context.Context, status *runtimeapi.ContainerStatus, err error) error {
 	switch {
-	case status == nil && err != nil && r.isRunning(ctx):
-		return err
+	case status == nil && r.isRunning(ctx):
+		return client.WithHint(err, "the container runs on: berth attach "+r.container.Metadata.Name)
 	case status == nil || r.flags.remove:
 		err = errors.Join(err, r.undo.run(ctx))
 	default:

@@ -82,9 +82,13 @@ func socketPath(address string) (string, error) {
 
 func probe(path string) error {
 	conn, err := net.Dial("unix", path)
-	if err == nil {
-		return conn.Close()
+	if err != nil {
+		return socketError(path, err)
 	}
+	return conn.Close()
+}
+
+func socketError(path string, err error) error {
 	err = fmt.Errorf("connect to %s: %w", path, cause(err))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -10,11 +10,11 @@ import (
 	"net/http"
 	"net/url"
 
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	remotecommandconsts "k8s.io/apimachinery/pkg/util/remotecommand"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // Target asks the runtime for the URL of a stream. Each URL serves one
@@ -44,16 +44,16 @@ func Run(ctx context.Context, target Target, stdio Stdio) error {
 	if stdio.TTY {
 		opts.Stderr = nil
 	}
-	first, second := websocket, spdy
+	dial := websocket
 	if stdio.In != nil && !stdio.TTY {
 		// The end of the input has to reach the process. WebSocket can say
-		// it only in version 5 of the protocol, which streaming servers of
-		// runtimes do not speak yet; SPDY always could.
-		first, second = spdy, websocket
+		// it only in version 5 of the protocol, which the streaming servers
+		// of runtimes do not speak; SPDY always could.
+		dial = spdy
 	}
-	err := connect(ctx, target, first, opts)
+	err := connect(ctx, target, dial, opts)
 	if httpstream.IsUpgradeFailure(err) {
-		err = connect(ctx, target, second, opts)
+		err = connect(ctx, target, spdy, opts)
 	}
 	var exit utilexec.CodeExitError
 	if errors.As(err, &exit) {
@@ -62,14 +62,14 @@ func Run(ctx context.Context, target Target, stdio Stdio) error {
 	return err
 }
 
-type dialFunc func(*restclient.Config, *url.URL, remotecommand.StreamOptions) (remotecommand.Executor, error)
+type dialFunc func(*restclient.Config, *url.URL) (remotecommand.Executor, error)
 
 func connect(ctx context.Context, target Target, dial dialFunc, opts remotecommand.StreamOptions) error {
 	u, err := resolve(ctx, target)
 	if err != nil {
 		return err
 	}
-	executor, err := dial(config(), u, opts)
+	executor, err := dial(config(), u)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", u.Host, err)
 	}
@@ -93,14 +93,11 @@ func config() *restclient.Config {
 	return &restclient.Config{Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}
 }
 
-func websocket(c *restclient.Config, u *url.URL, opts remotecommand.StreamOptions) (remotecommand.Executor, error) {
-	protocols := []string{remotecommandconsts.StreamProtocolV5Name}
-	if opts.Stdin == nil || opts.Tty {
-		protocols = append(protocols, remotecommandconsts.StreamProtocolV4Name)
-	}
-	return remotecommand.NewWebSocketExecutorForProtocols(c, http.MethodGet, u.String(), protocols...)
+func websocket(c *restclient.Config, u *url.URL) (remotecommand.Executor, error) {
+	return remotecommand.NewWebSocketExecutorForProtocols(c, http.MethodGet, u.String(),
+		remotecommandconsts.StreamProtocolV5Name, remotecommandconsts.StreamProtocolV4Name)
 }
 
-func spdy(c *restclient.Config, u *url.URL, _ remotecommand.StreamOptions) (remotecommand.Executor, error) {
+func spdy(c *restclient.Config, u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewSPDYExecutor(c, http.MethodPost, u)
 }
