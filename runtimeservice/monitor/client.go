@@ -65,7 +65,7 @@ func (c *Client) Connect(ctx context.Context) error {
 
 // Run keeps the client connected: when the connection ends it connects again,
 // and starts another monitor if that one is gone. It returns when ctx ends or
-// the client is closed.
+// the client is closed, and then returns nil.
 func (c *Client) Run(ctx context.Context) error {
 	for {
 		c.mu.Lock()
@@ -84,7 +84,7 @@ func (c *Client) Run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		}
 	}
 }
