@@ -147,6 +147,11 @@ func (t *treeWriter) regular(e entry, r io.Reader) error {
 // them. It returns the bytes written.
 func (t *treeWriter) content(fd int, hdr *tar.Header, r io.Reader) (int64, error) {
 	sparse := isSparse(hdr)
+	if sparse {
+		if t.sparse += hdr.Size; t.sparse > maxSparseBytes || t.sparse < 0 {
+			return 0, fmt.Errorf("sparse files of more than %d bytes: %w", int64(maxSparseBytes), ErrHostile)
+		}
+	}
 	var written, offset int64
 	for offset < hdr.Size {
 		buf := t.buf[:min(int64(len(t.buf)), hdr.Size-offset)]
@@ -158,9 +163,6 @@ func (t *treeWriter) content(fd int, hdr *tar.Header, r io.Reader) (int64, error
 			return written, fmt.Errorf("read content: %w: %w", err, ErrHostile)
 		}
 		if sparse && allZero(buf[:n]) {
-			if t.holes += int64(n); t.holes > maxHoleBytes {
-				return written, fmt.Errorf("sparse files of more than %d bytes: %w", int64(maxHoleBytes), ErrHostile)
-			}
 			offset += int64(n)
 			continue
 		}

@@ -41,9 +41,9 @@ const (
 	maxEntries = 4_000_000
 	// maxNameLen is the kernel's PATH_MAX.
 	maxNameLen = 4096
-	// maxHoleBytes bounds the zeros that sparse files of one layer stand for:
-	// they cost the archive nothing, and here a read each.
-	maxHoleBytes = 64 << 30
+	// maxSparseBytes bounds the size of the sparse files of one layer: their zeros
+	// cost the archive nothing, and here a look at each.
+	maxSparseBytes = 64 << 30
 	// maxXattrBytes bounds the extended attributes of one file.
 	maxXattrBytes = 128 << 10
 	// maxRememberedBytes bounds the names kept until the end of the layer.

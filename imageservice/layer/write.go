@@ -24,6 +24,8 @@ const (
 	impliedDirMode = 0o755
 	blockSize      = 4096
 	copyBufferSize = 256 << 10
+	// maxLinks is how many links of one path may lead nowhere.
+	maxLinks = 8
 )
 
 // treeWriter writes the entries of one archive below root. It is for one
@@ -36,7 +38,7 @@ type treeWriter struct {
 	implied    map[string]struct{} // directories that were not described
 	remembered int                 // bytes of names in the two above
 	entries    int
-	holes      int64
+	sparse     int64 // bytes that sparse files stand for
 	usage      usage
 }
 
@@ -191,7 +193,10 @@ func (t *treeWriter) openInRoot(name string) (int, error) {
 }
 
 // openParent opens the directory dir, making what is missing of it.
-func (t *treeWriter) openParent(dir string) (int, error) {
+func (t *treeWriter) openParent(dir string) (int, error) { return t.openOrMake(dir, 0) }
+
+// openOrMake is openParent behind links links that led nowhere.
+func (t *treeWriter) openOrMake(dir string, links int) (int, error) {
 	if dir == "" {
 		return int(t.root.Fd()), nil
 	}
@@ -200,13 +205,16 @@ func (t *treeWriter) openParent(dir string) (int, error) {
 	case err == nil:
 		return fd, nil
 	case errors.Is(err, unix.ENOENT):
-		return t.makeParents(dir)
+		return t.makeParents(dir, links)
 	}
 	return -1, dirError(dir, err)
 }
 
 // dirError tells a path that the archive has made unusable from a failing disk.
 func dirError(dir string, err error) error {
+	if errors.Is(err, ErrHostile) {
+		return err
+	}
 	for _, e := range []error{unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EXDEV, unix.EEXIST, unix.ENOENT} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("directory %q: %w: %w", abbreviate(dir), err, ErrHostile)
@@ -215,42 +223,70 @@ func dirError(dir string, err error) error {
 	return &os.PathError{Op: "open", Path: abbreviate(dir), Err: err}
 }
 
-// makeParents makes dir one component at a time; each is looked up anew from the
-// root, so that a link on the way leads where it leads inside the root.
-func (t *treeWriter) makeParents(dir string) (int, error) {
-	dir = strings.TrimSuffix(dir, "/")
-	for i := 0; i <= len(dir); i++ {
-		if i < len(dir) && dir[i] != '/' {
-			continue
-		}
-		fd, err := t.openInRoot(dir[:i])
-		if errors.Is(err, unix.ENOENT) {
-			fd, err = t.makeImplied(dir[:i])
-		}
-		if err != nil {
-			return -1, dirError(dir[:i], err)
-		}
-		if i == len(dir) {
-			return fd, nil
-		}
-		unix.Close(fd)
+// makeParents makes what is missing of dir, below the longest part of it that is
+// there.
+func (t *treeWriter) makeParents(dir string, links int) (int, error) {
+	names := prefixes(strings.TrimSuffix(dir, "/"))
+	fd, there, err := t.longest(names)
+	if err != nil {
+		return -1, dirError(dir, err)
 	}
-	return -1, fmt.Errorf("directory %q: %w", abbreviate(dir), ErrHostile)
+	for _, name := range names[there:] {
+		next, err := t.makeImplied(fd, name, links)
+		unix.Close(fd)
+		if err != nil {
+			return -1, dirError(name, err)
+		}
+		fd = next
+	}
+	return fd, nil
 }
 
-func (t *treeWriter) makeImplied(name string) (int, error) {
-	dir, base := path.Split(name)
-	parent := int(t.root.Fd())
-	if dir != "" {
-		fd, err := t.openInRoot(dir)
-		if err != nil {
-			return -1, err
+// prefixes of "a/b/c" are "a", "a/b" and "a/b/c".
+func prefixes(dir string) []string {
+	var names []string
+	for i := 0; i < len(dir); i++ {
+		if dir[i] == '/' {
+			names = append(names, dir[:i])
 		}
-		defer unix.Close(fd)
-		parent = fd
 	}
-	// EEXIST here is a link that leads nowhere: it is not followed.
-	if err := unix.Mkdirat(parent, base, impliedDirMode); err != nil {
+	return append(names, dir)
+}
+
+// longest opens the longest of names that is there, the root if none is, and
+// tells how many are. It looks at few of them: an archive can make each look
+// long.
+func (t *treeWriter) longest(names []string) (fd, there int, err error) {
+	fd, err = unix.FcntlInt(t.root.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, err
+	}
+	low, high := 0, len(names) // names[:low] are there, names[high:] are not
+	for low < high {
+		mid := (low + high) / 2
+		next, err := t.openInRoot(names[mid])
+		switch {
+		case err == nil:
+			unix.Close(fd)
+			fd, low = next, mid+1
+		case errors.Is(err, unix.ENOENT):
+			high = mid
+		default:
+			unix.Close(fd)
+			return -1, 0, err
+		}
+	}
+	return fd, low, nil
+}
+
+// makeImplied makes the last component of name in the directory parent.
+func (t *treeWriter) makeImplied(parent int, name string, links int) (int, error) {
+	base := path.Base(name)
+	err := unix.Mkdirat(parent, base, impliedDirMode)
+	if errors.Is(err, unix.EEXIST) {
+		return t.followDangling(parent, name, links)
+	}
+	if err != nil {
 		return -1, err
 	}
 	t.count(blockSize)
@@ -264,6 +300,30 @@ func (t *treeWriter) makeImplied(name string) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// followDangling makes what the link name leads to, inside the root: the
+// directory may be one of a layer below. Where it leads is decided by the kernel
+// again once it is made.
+func (t *treeWriter) followDangling(parent int, name string, links int) (int, error) {
+	buf := make([]byte, maxNameLen)
+	n, err := unix.Readlinkat(parent, path.Base(name), buf)
+	if err != nil || n == len(buf) || links >= maxLinks {
+		return -1, unix.ELOOP
+	}
+	target := string(buf[:n])
+	if !path.IsAbs(target) {
+		target = path.Join("/", path.Dir(name), target)
+	}
+	target = strings.TrimLeft(path.Clean(target), "/")
+	fd, err := t.openOrMake(target, links+1)
+	if err != nil {
+		return -1, err
+	}
+	if fd != int(t.root.Fd()) {
+		unix.Close(fd)
+	}
+	return t.openInRoot(name)
 }
 
 func (t *treeWriter) imply(name string) {
