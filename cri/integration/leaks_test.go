@@ -1,0 +1,216 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// checkLeaks compares what the daemon holds after the test, when everything
+// that the test registered after this call has been cleaned up, with what it
+// holds now.
+func checkLeaks(t testing.TB, d *daemon) {
+	t.Helper()
+	before := d.holdings(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("berthd's log:\n%s", d.logTail(6))
+		}
+		var extra []string
+		// Processes end and mounts go a moment after the call that ended them.
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if extra = more(before, d.holdings(t)); len(extra) == 0 {
+				return
+			}
+			if time.Now().After(end) {
+				break
+			}
+		}
+		t.Errorf("left behind:\n  %s", strings.Join(extra, "\n  "))
+	})
+}
+
+// more lists what is in after and not in before.
+func more(before, after []string) []string {
+	count := map[string]int{}
+	for _, h := range before {
+		count[h]++
+	}
+	var extra []string
+	for _, h := range after {
+		if count[h]--; count[h] < 0 {
+			extra = append(extra, h)
+		}
+	}
+	slices.Sort(extra)
+	return extra
+}
+
+// holdings lists all that the daemon holds for pods: in its answers, in the
+// kernel, in files, in processes and in file descriptors.
+func (d *daemon) holdings(t testing.TB) []string {
+	t.Helper()
+	var all []string
+	add := func(kind string, items []string) {
+		for _, i := range items {
+			all = append(all, kind+" "+i)
+		}
+	}
+	ctx := t.Context()
+	if ctx.Err() != nil {
+		ctx = context.Background()
+	}
+	sandboxes, err := d.runtime.ListPodSandbox(ctx, &runtimeapi.PodSandboxFilter{})
+	if err != nil {
+		t.Fatalf("list sandboxes: %v", err)
+	}
+	for _, s := range sandboxes {
+		add("sandbox", []string{s.Id})
+	}
+	containers, err := d.runtime.ListContainers(ctx, &runtimeapi.ContainerFilter{})
+	if err != nil {
+		t.Fatalf("list containers: %v", err)
+	}
+	for _, c := range containers {
+		add("container", []string{c.Id})
+	}
+	mounts, err := d.Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("mount", mounts)
+	add("cgroup", podCgroups(t))
+	add("interface", glob(t, filepath.Join("/sys/class/net", d.Bridge, "brif", "*")))
+	add("address", addresses(t, d.IPAMDir()))
+	add("file", filesOf(t, d))
+	monitor := d.monitor(t)
+	add("process", descendants(t, monitor))
+	add("fd of berthd:", openFiles(t, d.PID()))
+	add("fd of berth-monitor:", openFiles(t, monitor))
+	return all
+}
+
+// cgroupRoots are the mounted hierarchies.
+func cgroupRoots(t testing.TB) []string {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+		return []string{root}
+	}
+	return glob(t, root+"/*")
+}
+
+// podCgroups are the cgroups that the pods of this suite name as parents, with
+// all below, and those of pods that name none.
+func podCgroups(t testing.TB) []string {
+	t.Helper()
+	var found []string
+	for _, root := range cgroupRoots(t) {
+		for _, top := range append(glob(t, root+"/berth-it-*"), glob(t, root+"/berth/*")...) {
+			_ = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && e.IsDir() {
+					found = append(found, path)
+				}
+				return nil // what goes while we look is no leak
+			})
+		}
+	}
+	return found
+}
+
+func glob(t testing.TB, pattern string) []string {
+	t.Helper()
+	names, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// addresses are the files in which host-local keeps the addresses in use.
+func addresses(t testing.TB, dir string) []string {
+	t.Helper()
+	var found []string
+	for _, name := range glob(t, dir+"/*") {
+		base := filepath.Base(name)
+		if base != "lock" && !strings.HasPrefix(base, "last_reserved_ip") {
+			found = append(found, base)
+		}
+	}
+	return found
+}
+
+// filesOf are the daemon's records and state of pods.
+func filesOf(t testing.TB, d *daemon) []string {
+	t.Helper()
+	var found []string
+	for _, pattern := range []string{
+		d.Root + "/sandboxes/*", d.Root + "/containers/*", d.Root + "/rootfs/*", d.Root + "/cni/debts/*",
+		d.Root + "/cni/results/*", d.State + "/sandboxes/*", d.State + "/containers/*",
+	} {
+		found = append(found, glob(t, pattern)...)
+	}
+	return found
+}
+
+// descendants are the processes below pid.
+func descendants(t testing.TB, pid int) []string {
+	t.Helper()
+	children := map[int][]int{}
+	names := map[int]string{}
+	for _, dir := range glob(t, "/proc/[0-9]*") {
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			continue
+		}
+		// The name is in parentheses and may have any character.
+		open, end := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
+		fields := strings.Fields(string(stat[end+1:]))
+		child, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent, err := strconv.Atoi(fields[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		children[parent] = append(children[parent], child)
+		names[child] = string(stat[open+1:end]) + " " + fields[0]
+	}
+	var found []string
+	for queue := children[pid]; len(queue) > 0; queue = queue[1:] {
+		found = append(found, fmt.Sprintf("%d (%s)", queue[0], names[queue[0]]))
+		queue = append(queue, children[queue[0]]...)
+	}
+	return found
+}
+
+// openFiles are the file descriptors of a process by kind. A connection that a
+// client of the test has opened meanwhile is not the daemon's.
+func openFiles(t testing.TB, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatalf("look at the open files of process %d: %v", pid, err)
+	}
+	var found []string
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue
+		}
+		kind, _, _ := strings.Cut(target, ":[")
+		found = append(found, kind)
+	}
+	return found
+}
