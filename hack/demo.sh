@@ -22,9 +22,19 @@ fail() {
   exit 1
 }
 
+# show prints a command line as one would type it.
+show() {
+  local word line='$'
+  for word; do
+    [[ $word =~ ^[A-Za-z0-9_./:=@+-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    line+=" $word"
+  done
+  printf '%s%s%s\n' "$BOLD" "$line" "$PLAIN"
+}
+
 # berth shows the command line, runs it, shows what it wrote and keeps it in OUT.
 berth() {
-  printf '%s$ berth %s%s\n' "$BOLD" "$*" "$PLAIN"
+  show berth "$@"
   local code=0
   OUT=$("$BIN/berth" "$@" 2>&1) || code=$?
   [ -z "$OUT" ] || printf '%s\n' "$OUT"
@@ -177,9 +187,9 @@ heading "Reach it over its network"
 berth inspect --type pod --template '{{.status.network.ip}}' web
 IP=$OUT
 [[ $IP == "$SUBNET".* ]] || fail "$IP is not of the pods' network"
-printf '%s$ wget -qO- http://%s/%s\n' "$BOLD" "$IP" "$PLAIN"
+show busybox wget -qO- "http://$IP/"
 for attempt in $(seq 100); do
-  if OUT=$(/bin/busybox wget -T 5 -qO- "http://$IP/" 2>&1); then break; fi
+  if OUT=$(timeout 5 /bin/busybox wget -qO- "http://$IP/" 2>&1); then break; fi
   [ "$attempt" -lt 100 ] || fail "the pod does not answer: $OUT"
   sleep 0.05
 done
@@ -219,7 +229,7 @@ berth ps --all
 expect 'Exited +web'
 berth pods
 expect 'NotReady +web'
-! /bin/busybox wget -T 2 -qO- "http://$IP/" >/dev/null 2>&1 || fail "the pod still answers"
+! timeout 2 /bin/busybox wget -qO- "http://$IP/" >/dev/null 2>&1 || fail "the pod still answers"
 
 heading "Remove it, and the image"
 berth rm web
