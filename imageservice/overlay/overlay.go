@@ -20,7 +20,8 @@ const MaxLayers = 500
 type Mount struct {
 	// Lower directories, the topmost first. At least one, no two the same.
 	Lower []string
-	// Upper and Work make it writable; both empty, it is read-only.
+	// Upper and Work make it writable; both empty, it is read-only, and the
+	// kernel asks for at least two lower directories.
 	Upper, Work string
 	// Target is the mountpoint, an existing directory.
 	Target string
