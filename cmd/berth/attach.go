@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cmd/berth/internal/client"
@@ -69,14 +71,24 @@ func (a *app) attach(ctx context.Context, c *client.Client, ctr *runtimeapi.Cont
 	if err != nil {
 		return fmt.Errorf("attach to %q: %w", ctr.GetMetadata().GetName(), err)
 	}
-	resp, err := c.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: ctr.Id})
-	if err != nil {
-		return fmt.Errorf("look up how %q ended: %w", ctr.GetMetadata().GetName(), err)
+	return exitAfterStream(ctx, c, ctr.Id)
+}
+
+// A container's streams end a moment before its exit is known, or long before,
+// if it closes them itself.
+const exitWait = 2 * time.Second
+
+func exitAfterStream(ctx context.Context, c *client.Client, id string) error {
+	bounded, cancel := context.WithTimeout(ctx, exitWait)
+	defer cancel()
+	status, err := waitExit(bounded, c, id)
+	switch {
+	case err == nil:
+		return exitOf(status)
+	case client.Code(err) == codes.NotFound || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return nil
 	}
-	if resp.Status.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && resp.Status.ExitCode != 0 {
-		return &codeError{code: int(resp.Status.ExitCode)}
-	}
-	return nil
+	return fmt.Errorf("look up how container %s ended: %w", client.Short(id), err)
 }
 
 func attachTarget(c *client.Client, id string, stdin, tty bool) streams.Target {

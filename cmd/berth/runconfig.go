@@ -73,7 +73,7 @@ func nameFromImage(ref string) string {
 	if !validName.MatchString(base) || len(base) > 40 {
 		base = "run"
 	}
-	return base + "-" + rand.Text()[:5]
+	return base + "-" + strings.ToLower(rand.Text()[:5])
 }
 
 // newUID makes a random (version 4) UUID.

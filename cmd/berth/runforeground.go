@@ -105,7 +105,7 @@ func (r *runner) runAttached(ctx context.Context) (*runtimeapi.ContainerStatus, 
 // runAttachedLate is for runtimes that attach only to what runs. Without a
 // terminal the output comes from the log then, which has it from the start. A
 // terminal's cannot, because it is not made of lines; but where the container
-// has ended before it could be attached to, the log has to do.
+// has ended before any of it came, the log has to do.
 func (r *runner) runAttachedLate(ctx context.Context, keys []byte) (*runtimeapi.ContainerStatus, error) {
 	if !r.flags.tty {
 		input, cancel := context.WithCancel(ctx)
@@ -117,11 +117,23 @@ func (r *runner) runAttachedLate(ctx context.Context, keys []byte) (*runtimeapi.
 		}()
 		return r.followLog(ctx)
 	}
-	err := r.stream(ctx, attachTarget(r.c, r.id, true, true), session{stdin: r.stdin, tty: true, detachKeys: keys})
-	if err != nil && !errors.Is(err, streams.ErrDetached) && !r.isRunning(ctx) {
+	seen := &countingWriter{Writer: r.stdout}
+	err := r.streamTo(ctx, seen, attachTarget(r.c, r.id, true, true), session{stdin: r.stdin, tty: true, detachKeys: keys})
+	if !errors.Is(err, streams.ErrDetached) && !seen.any.Load() && !r.isRunning(ctx) {
 		return r.followLog(ctx)
 	}
 	return r.afterStream(ctx, err)
+}
+
+// countingWriter remembers whether anything was written.
+type countingWriter struct {
+	io.Writer
+	any atomic.Bool
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	w.any.Store(w.any.Load() || len(p) > 0)
+	return w.Writer.Write(p)
 }
 
 // afterStream waits for the end of a container whose stream ended with err.

@@ -19,10 +19,15 @@ type session struct {
 // streams.ErrDetached when the person typed the detach keys and
 // *streams.ExitError when the process told its exit code.
 func (a *app) stream(ctx context.Context, target streams.Target, s session) error {
+	return a.streamTo(ctx, a.stdout, target, s)
+}
+
+// streamTo is stream with the output going to out.
+func (a *app) streamTo(ctx context.Context, out io.Writer, target streams.Target, s session) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var detached atomic.Bool
-	stdio := streams.Stdio{Out: a.stdout, Err: a.stderr, TTY: s.tty}
+	stdio := streams.Stdio{Out: out, Err: a.stderr, TTY: s.tty}
 	if s.stdin != nil {
 		stdio.In = &streams.DetachReader{In: s.stdin, Keys: s.detachKeys, Detached: func() {
 			detached.Store(true)

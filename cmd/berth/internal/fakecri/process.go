@@ -157,7 +157,6 @@ type output struct {
 	mu       sync.Mutex
 	log      *os.File
 	attached []attachment
-	partial  map[string]bool
 }
 
 type attachment struct{ out, err io.Writer }

@@ -1,6 +1,9 @@
 package output
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Info turns the info map of a verbose CRI answer, whose values may be JSON in
 // a string, into what it holds.
@@ -11,8 +14,11 @@ func Info(info map[string]string) map[string]any {
 	out := make(map[string]any, len(info))
 	for key, value := range info {
 		out[key] = value
-		if json.Valid([]byte(value)) {
-			out[key] = json.RawMessage(value)
+		dec := json.NewDecoder(strings.NewReader(value))
+		dec.UseNumber()
+		var parsed any
+		if json.Valid([]byte(value)) && dec.Decode(&parsed) == nil {
+			out[key] = parsed
 		}
 	}
 	return out

@@ -53,9 +53,9 @@ func TestAgo(t *testing.T) {
 }
 
 func TestInfo(t *testing.T) {
-	info := Info(map[string]string{"json": `{"a":1}`, "text": "plain"})
+	info := Info(map[string]string{"json": "{\"a\":9007199254740993,\"b\":\"\\u003e\"}", "text": "plain"})
 	var b bytes.Buffer
-	if err := Data(&b, YAML, info); err != nil || b.String() != "json:\n  a: 1\ntext: plain\n" {
+	if err := Data(&b, YAML, info); err != nil || b.String() != "json:\n  a: 9007199254740993\n  b: '>'\ntext: plain\n" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 	if Info(nil) != nil {
