@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -31,6 +30,11 @@ const (
 // Stage two serves. A container cannot overwrite the sealed program, so
 // libcontainer needs no copy of it for each container.
 func serve(dir, cgroup string) {
+	if fd := os.Getenv(server.ResumeEnv); fd != "" {
+		err := resume(dir, fd)
+		fmt.Fprintln(os.Stderr, "berth-monitor:", err)
+		os.Exit(1)
+	}
 	if exeseal.IsSelfExeCloned() {
 		ready := os.NewFile(stageTwoReady, "ready")
 		unix.Close(stageTwoExe)
@@ -38,6 +42,8 @@ func serve(dir, cgroup string) {
 		report(ready, err)
 		return
 	}
+	// What the daemon forgot to close is not for the monitor.
+	_ = unix.CloseRange(readyFD+1, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	ready := os.NewFile(readyFD, "ready")
 	if err := stageOne(dir, ready); err != nil {
 		report(ready, err)
@@ -52,7 +58,7 @@ func report(ready *os.File, err error) {
 }
 
 func stageOne(dir string, ready *os.File) error {
-	exe, err := sealedCopy("/proc/self/exe")
+	exe, err := server.SealedCopy("/proc/self/exe")
 	if err != nil {
 		return err
 	}
@@ -76,23 +82,6 @@ func stageOne(dir string, ready *os.File) error {
 	return nil
 }
 
-func sealedCopy(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := exeseal.CloneBinary(f, st.Size(), "berth-monitor", "/")
-	if err != nil {
-		return nil, fmt.Errorf("seal program %s: %w", path, err)
-	}
-	return sealed, nil
-}
-
 // maxLog is the size from which the monitor's own log is begun anew when the
 // monitor starts.
 const maxLog = 1 << 20
@@ -108,16 +97,24 @@ func openLog(path string) (*os.File, error) {
 
 func stageTwo(dir, cgroup string, ready *os.File) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	lock, err := prepare(dir, cgroup, log)
+	lock, err := lockDir(dir)
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	if err := prepare(); err != nil {
+		return err
+	}
+	if cgroup != "" {
+		if err := server.EnterCgroup(cgroup); err != nil {
+			return err
+		}
+	}
+	protectFromOOM(log)
 	listener, err := protocol.Listen(dir)
 	if err != nil {
 		return err
 	}
-	s, err := server.New(server.Options{Dir: dir, Listener: listener, Program: version, Logger: log})
+	s, err := server.New(server.Options{Dir: dir, Listener: listener, Lock: lock, Program: version, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -126,9 +123,34 @@ func stageTwo(dir, cgroup string, ready *os.File) error {
 	return s.Run()
 }
 
-// prepare makes the process what a monitor has to be before there are
-// containers.
-func prepare(dir, cgroup string, log *slog.Logger) (lock *os.File, err error) {
+// resume goes on where the program before has left, in the same process.
+func resume(dir, fd string) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	number, err := strconv.Atoi(fd)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", server.ResumeEnv, err)
+	}
+	if err := os.Unsetenv(server.ResumeEnv); err != nil {
+		return err
+	}
+	from, err := server.ReadResume(number)
+	if err != nil {
+		return err
+	}
+	if err := prepare(); err != nil {
+		return err
+	}
+	s, err := server.New(server.Options{
+		Dir: dir, Listener: from.Listener, Lock: from.Lock, Program: version, Logger: log, Resume: from,
+	})
+	if err != nil {
+		return err
+	}
+	return s.Run()
+}
+
+// prepare sets what a program has to set, be it the first of its process or not.
+func prepare() error {
 	// The directory's mode is what keeps others out; the mask is the one that
 	// libcontainer makes mount points in containers with.
 	unix.Umask(0o022)
@@ -137,38 +159,31 @@ func prepare(dir, cgroup string, log *slog.Logger) (lock *os.File, err error) {
 	logrus.SetLevel(logrus.WarnLevel)
 	// Not SIG_IGN, which containers would inherit. At shutdown they end first.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	if lock, err = lockDir(dir); err != nil {
-		return nil, err
-	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("become subreaper: %w", err)
+		return fmt.Errorf("become subreaper: %w", err)
 	}
-	if cgroup != "" {
-		if err := server.EnterCgroup(cgroup); err != nil {
-			return nil, err
-		}
-	}
-	protectFromOOM(log)
 	growDescriptorTable()
 	// What init gets of our environment; one thread is all it uses.
-	return lock, os.Setenv("GOMAXPROCS", "1")
+	return os.Setenv("GOMAXPROCS", "1")
 }
 
-// lockDir takes the lock that only one monitor of a directory can have.
-func lockDir(dir string) (*os.File, error) {
+// lockDir takes the lock that only one monitor of a directory can have, and
+// returns its descriptor.
+func lockDir(dir string) (int, error) {
 	path := filepath.Join(dir, protocol.LockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+		return -1, &os.PathError{Op: "open lock", Path: path, Err: err}
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another monitor serves %s", dir)
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return fd, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+	unix.Close(fd)
+	if err == unix.EWOULDBLOCK {
+		return -1, fmt.Errorf("another monitor serves %s", dir)
 	}
-	return f, nil
+	return -1, fmt.Errorf("lock %s: %w", path, err)
 }
 
 // protectFromOOM asks to be killed last. Without CAP_SYS_RESOURCE it may not;

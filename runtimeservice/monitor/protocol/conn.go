@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -59,6 +60,12 @@ func NewConn(socket *net.UnixConn) *Conn {
 // Close ends the connection; a Receive that waits returns an error.
 func (c *Conn) Close() error {
 	return c.socket.Close()
+}
+
+// StopReceiving makes Receive return os.ErrDeadlineExceeded, at once and from
+// now on. A frame of which a part has come is lost.
+func (c *Conn) StopReceiving() error {
+	return c.socket.SetReadDeadline(time.Unix(1, 0))
 }
 
 // Send writes a frame. The descriptors stay the caller's. An error means that

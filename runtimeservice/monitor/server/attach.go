@@ -20,24 +20,37 @@ const (
 	attachBacklog = 1 << 20
 	// attachFlush is how long the rest may take after the streams have ended.
 	attachFlush = 10 * time.Second
+	// inputBuffer is how much input is forwarded at a time.
+	inputBuffer = 16 << 10
 )
+
+// past is a deadline that makes reads and writes under way return.
+var past = time.Unix(1, 0)
 
 // attachment is one client of a container's streams. Output waits in a queue of
 // its own, so a client never holds up the container or another client.
 type attachment struct {
-	c     *container
+	c *container
+	// stdin is nil without input; out is by logfile.Stream, with nil entries.
 	stdin *os.File
-	// out is by logfile.Stream; an entry may be nil.
-	out [2]*os.File
+	out   [2]*os.File
 	// done is closed when everything has ended; the client watches its end.
 	done *os.File
-	once sync.Once
+	// to is a duplicate of the container's input.
+	to *os.File
+	// input was read from the client and not yet written.
+	input []byte
+
+	closing sync.Once
+	// workers are the two goroutines that carry input and output.
+	workers sync.WaitGroup
+	wake    chan struct{}
 
 	mu     sync.Mutex
 	queue  []piece
 	queued int
 	ending bool
-	wake   chan struct{}
+	paused bool // for an upgrade
 }
 
 type piece struct {
@@ -55,41 +68,53 @@ func (s *Server) attach(req *protocol.Attach, fds []int) error {
 		}
 		fd := fds[0]
 		fds = fds[1:]
-		_ = unix.SetNonblock(fd, true)
-		return os.NewFile(uintptr(fd), name)
+		return pollable(fd, name)
 	}
 	a.stdin = take("stdin", req.Stdin)
 	a.out[logfile.Stdout] = take("stdout", req.Stdout)
 	a.out[logfile.Stderr] = take("stderr", req.Stderr)
 	a.done = take("done", true)
 	c, err := s.find(req.ContainerID)
-	if err == nil {
-		a.c = c
-		err = c.admit(a)
-	}
 	if err != nil {
 		a.closeFiles()
 		return fmt.Errorf("attach to container %q: %w", req.ContainerID, err)
 	}
-	go a.carryOutput()
-	if a.stdin != nil {
-		go a.carryInput()
-	}
+	a.c = c
+	c.admit(a)
+	a.carry()
 	return nil
+}
+
+func pollable(fd int, name string) *os.File {
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), name)
 }
 
 // admit adds a client. One that comes after the streams have ended gets nothing
 // but the end.
-func (c *container) admit(a *attachment) error {
+func (c *container) admit(a *attachment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open == 0 {
+	if c.clients == nil {
+		c.clients = map[*attachment]struct{}{}
+	}
+	c.clients[a] = struct{}{}
+	if c.open == 0 || a.ending {
 		a.ending = true
 		a.kick()
-		return nil
+		return
 	}
 	c.attached = append(c.attached, a)
-	return nil
+}
+
+// carry starts the goroutines of a client.
+func (a *attachment) carry() {
+	a.workers.Add(1)
+	go a.carryOutput()
+	if a.stdin != nil {
+		a.workers.Add(1)
+		go a.carryInput()
+	}
 }
 
 // broadcast gives output to the attached clients.
@@ -113,15 +138,14 @@ func (a *attachment) offer(stream logfile.Stream, data []byte) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.kick()
 	if a.queued+len(data) > attachBacklog {
-		a.queue, a.ending = nil, true
-		a.closeLater()
-		a.kick()
+		a.queue, a.queued, a.ending = nil, 0, true
+		a.setDeadline(past)
 		return false
 	}
 	a.queue = append(a.queue, piece{stream, append([]byte(nil), data...)})
 	a.queued += len(data)
-	a.kick()
 	return true
 }
 
@@ -146,52 +170,75 @@ func (a *attachment) finish() {
 	a.kick()
 }
 
-// closeLater makes writes and reads under way return.
-func (a *attachment) closeLater() {
-	for _, f := range append(a.out[:], a.stdin) {
+func (a *attachment) setDeadline(t time.Time) {
+	for _, f := range []*os.File{a.stdin, a.out[0], a.out[1]} {
 		if f != nil {
-			_ = f.SetDeadline(time.Unix(1, 0))
+			_ = f.SetDeadline(t)
 		}
 	}
 }
 
 // carryOutput writes the queue until the session ends.
 func (a *attachment) carryOutput() {
-	defer a.closeFiles()
+	defer a.workers.Done()
 	for range a.wake {
-		for {
-			p, ok, ending := a.next()
-			if !ok {
-				if ending {
-					return
-				}
-				break
-			}
-			if _, err := a.out[p.stream].Write(p.data); err != nil {
-				a.leave()
-				return
-			}
+		if a.flush() {
+			continue
+		}
+		if !a.isPaused() {
+			a.leave()
+			a.closeFiles()
+		}
+		return
+	}
+}
+
+// flush writes what is queued and reports whether there may be more later.
+func (a *attachment) flush() bool {
+	for {
+		p, ok, more := a.next()
+		if !ok {
+			return more
+		}
+		n, err := a.out[p.stream].Write(p.data)
+		if err != nil {
+			a.mu.Lock()
+			p.data = p.data[n:]
+			a.queue = append([]piece{p}, a.queue...)
+			a.queued += len(p.data)
+			a.mu.Unlock()
+			return false
 		}
 	}
 }
 
-func (a *attachment) next() (p piece, ok, ending bool) {
+func (a *attachment) next() (p piece, ok, more bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.paused {
+		return p, false, false
+	}
 	if len(a.queue) == 0 {
 		a.queue = nil
-		return p, false, a.ending
+		return p, false, !a.ending
 	}
 	p = a.queue[0]
 	a.queue = a.queue[1:]
 	a.queued -= len(p.data)
-	return p, true, a.ending
+	return p, true, true
+}
+
+func (a *attachment) isPaused() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.paused
 }
 
 // leave removes a client that is gone.
 func (a *attachment) leave() {
 	a.c.mu.Lock()
 	defer a.c.mu.Unlock()
+	delete(a.c.clients, a)
 	for i, b := range a.c.attached {
 		if a == b {
 			a.c.attached = append(a.c.attached[:i], a.c.attached[i+1:]...)
@@ -201,7 +248,7 @@ func (a *attachment) leave() {
 }
 
 func (a *attachment) closeFiles() {
-	a.once.Do(func() {
+	a.closing.Do(func() {
 		for _, f := range []*os.File{a.stdin, a.out[0], a.out[1], a.done} {
 			if f != nil {
 				f.Close()
@@ -210,26 +257,70 @@ func (a *attachment) closeFiles() {
 	})
 }
 
-// inputBuffer is how much input is forwarded at a time.
-const inputBuffer = 16 << 10
-
-// carryInput forwards the client's input until it or the container ends it.
+// carryInput forwards the client's input until it ends. What the container does
+// not take is dropped, so that the client's end is noticed all the same.
 func (a *attachment) carryInput() {
-	c := a.c
-	c.mu.Lock()
-	fd, err := unix.FcntlInt(uintptr(c.stdin), unix.F_DUPFD_CLOEXEC, 3)
-	once := c.rec.StdinOnce
-	c.mu.Unlock()
-	if err == nil {
-		to := os.NewFile(uintptr(fd), "stdin")
-		_, err = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{a.stdin}, make([]byte, inputBuffer))
-		to.Close()
-	} else {
-		// The container takes no input; read on, so that the client's end
-		// is noticed.
-		_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{a.stdin}, make([]byte, inputBuffer))
+	defer a.workers.Done()
+	a.openInput()
+	ended := a.forward()
+	if a.to != nil {
+		a.to.Close()
 	}
-	if once && !errors.Is(err, os.ErrClosed) {
-		c.closeStdin()
+	if !ended {
+		return
 	}
+	a.c.mu.Lock()
+	once := a.c.rec.StdinOnce
+	a.c.mu.Unlock()
+	if once {
+		a.c.closeStdin()
+	}
+}
+
+func (a *attachment) openInput() {
+	a.c.mu.Lock()
+	defer a.c.mu.Unlock()
+	if a.c.stdin < 0 {
+		return
+	}
+	if fd, err := unix.FcntlInt(uintptr(a.c.stdin), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+		a.mu.Lock()
+		a.to = pollable(fd, "stdin")
+		a.mu.Unlock()
+	}
+}
+
+// forward reports whether the client has ended its input, and not the
+// container or an upgrade.
+func (a *attachment) forward() bool {
+	buf := make([]byte, inputBuffer)
+	for {
+		if len(a.input) > 0 && a.to != nil {
+			n, err := a.to.Write(a.input)
+			a.input = a.input[n:]
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return false
+			}
+		}
+		a.input = nil
+		n, err := a.stdin.Read(buf)
+		if err != nil || n == 0 {
+			return errors.Is(err, io.EOF)
+		}
+		a.input = buf[:n]
+	}
+}
+
+// pause stops the goroutines for an upgrade, with what they have not yet
+// written kept in input and queue.
+func (a *attachment) pause() {
+	a.mu.Lock()
+	a.paused = true
+	a.setDeadline(past)
+	if a.to != nil {
+		_ = a.to.SetDeadline(past)
+	}
+	a.kick()
+	a.mu.Unlock()
+	a.workers.Wait()
 }

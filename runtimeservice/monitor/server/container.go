@@ -47,14 +47,17 @@ type container struct {
 
 	mu sync.Mutex
 	// below: guarded by mu
-	rec       record
-	phase     phase
-	pidfd     int
-	pidToken  token
-	stdin     int // write end of the pipe, or duplicate of the terminal
-	lib       *libcontainer.Container
-	process   waiter
+	rec      record
+	phase    phase
+	pidfd    int
+	pidToken token
+	stdin    int // write end of the pipe, or duplicate of the terminal
+	lib      *libcontainer.Container
+	process  waiter
+	// attached are the clients that get output; clients are these and those
+	// that only wait for what is queued.
 	attached  []*attachment
+	clients   map[*attachment]struct{}
 	open      int // streams that have not ended
 	execs     map[string]*execProcess
 	announced bool // the client knows that it was started

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ type execProcess struct {
 	// it, in a map as the functions for cgroups take it.
 	cgroup  map[string]string
 	reaping worker
+	// ending is held while the exit is dealt with.
+	ending sync.Mutex
 }
 
 // exec starts a process in a running container. It takes over result, in every
@@ -159,6 +162,8 @@ func (e *execProcess) watch() error {
 
 // reap tells the exit to whoever holds the other end of the result pipe.
 func (e *execProcess) reap() {
+	e.ending.Lock()
+	defer e.ending.Unlock()
 	e.c.mu.Lock()
 	_, mine := e.c.execs[e.id]
 	e.c.mu.Unlock()
@@ -178,6 +183,7 @@ func (e *execProcess) reap() {
 	s.poller.remove(e.pidfd, e.token)
 	unix.Close(e.pidfd)
 	unix.Close(e.result)
+	e.pidfd, e.result = -1, -1
 	e.c.mu.Unlock()
 	e.removeCgroup()
 }

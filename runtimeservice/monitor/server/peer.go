@@ -66,14 +66,21 @@ func (p *peer) receive() {
 }
 
 func (p *peer) end() {
+	p.forget()
+	p.conn.Close()
+}
+
+func (p *peer) forget() {
 	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if _, known := p.s.conns[p]; !known {
+		return
+	}
 	delete(p.s.conns, p)
 	if p.s.owner == p.conn {
 		p.s.owner = nil
 	}
-	p.s.mu.Unlock()
 	close(p.gone)
-	p.conn.Close()
 }
 
 // answer handles one request. A panic in there is the error of this request: the

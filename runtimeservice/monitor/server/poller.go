@@ -15,6 +15,8 @@ import (
 type poller struct {
 	epfd int
 	wake int
+	// stopped is closed when run has returned.
+	stopped chan struct{}
 
 	mu       sync.Mutex
 	last     uint64
@@ -35,7 +37,7 @@ func newPoller() (*poller, error) {
 		unix.Close(epfd)
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	p := &poller{epfd: epfd, wake: wake, handlers: map[uint64]func(){}}
+	p := &poller{epfd: epfd, wake: wake, stopped: make(chan struct{}), handlers: map[uint64]func(){}}
 	if err := p.control(unix.EPOLL_CTL_ADD, wake, 0); err != nil {
 		return nil, err
 	}
@@ -81,6 +83,7 @@ func (p *poller) remove(fd int, t token) {
 
 // run dispatches events until stop.
 func (p *poller) run() {
+	defer close(p.stopped)
 	events := make([]unix.EpollEvent, 64)
 	for {
 		n, err := unix.EpollWait(p.epfd, events, -1)

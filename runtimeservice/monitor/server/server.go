@@ -28,7 +28,12 @@ type Options struct {
 	Listener *net.UnixListener
 	// Program is the version of this program.
 	Program string
-	Logger  *slog.Logger
+	// Lock is the descriptor of the lock of Dir.
+	Lock   int
+	Logger *slog.Logger
+	// Resume is what this program took over from one before it in the same
+	// process; else it is nil.
+	Resume *Resume
 }
 
 // Server is the monitor. Make it with New, then call Run.
@@ -36,6 +41,8 @@ type Server struct {
 	dir       string
 	listener  *net.UnixListener
 	program   string
+	lock      int
+	from      *Resume
 	log       *slog.Logger
 	startedAt time.Time
 
@@ -52,12 +59,16 @@ type Server struct {
 	owner      *protocol.Conn
 	conns      map[*peer]struct{}
 	closing    bool
+
+	// resumed is sent to when an upgrade was given up.
+	resumed chan struct{}
 }
 
 // New prepares the directory and takes up the containers of an earlier monitor.
 func New(options Options) (*Server, error) {
 	s := &Server{
 		dir: options.Dir, listener: options.Listener, program: options.Program, log: options.Logger,
+		lock: options.Lock, from: options.Resume, resumed: make(chan struct{}),
 		startedAt:  time.Now(),
 		records:    records{filepath.Join(options.Dir, "containers")},
 		containers: map[string]*container{},
@@ -91,9 +102,17 @@ func (s *Server) emptyDir() string { return filepath.Join(s.dir, "empty") }
 func (s *Server) Run() error {
 	go s.poller.run()
 	go s.orphans.run(nil)
-	s.restore()
+	if s.from != nil {
+		s.resume(s.from)
+	} else {
+		s.restore()
+	}
 	for {
 		socket, err := s.listener.AcceptUnix()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			<-s.resumed
+			continue
+		}
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
