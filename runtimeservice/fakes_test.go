@@ -104,17 +104,7 @@ func (n *node) reboot() {
 // would go on using the test's directories.
 func (n *node) start() (s *Service, stop func()) {
 	n.t.Helper()
-	s, err := New(Options{
-		Root: n.root, State: n.state,
-		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Network: n.network, Processes: n.monitor,
-		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
-		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
-		CgroupRoot: n.root, Logger: n.log,
-	})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.monitor.setOnExit(s.HandleExit)
+	s = n.open()
 	if err := s.Start(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
@@ -130,6 +120,32 @@ func (n *node) start() (s *Service, stop func()) {
 	})
 	n.t.Cleanup(stop)
 	return s, stop
+}
+
+func (n *node) open() *Service {
+	n.t.Helper()
+	s, err := New(Options{
+		Root: n.root, State: n.state,
+		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Network: n.network, Processes: n.monitor,
+		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
+		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
+		CgroupRoot: n.root, Logger: n.log,
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.monitor.setOnExit(s.HandleExit)
+	return s
+}
+
+// startToBeKilled is start for a daemon whose operations will never end.
+func (n *node) startToBeKilled() *Service {
+	n.t.Helper()
+	s := n.open()
+	if err := s.Start(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	return s
 }
 
 // assertEmpty fails the test for whatever is left on the node.
@@ -338,10 +354,10 @@ func (n *fakeNetwork) Attach(ctx context.Context, pod cni.Pod) (*cni.Attachment,
 }
 
 func (n *fakeNetwork) Detach(ctx context.Context, id string) error {
+	err := n.at(ctx, "detach", id)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.attached, id)
-	err := n.at(ctx, "detach", id)
 	if err != nil {
 		n.debts = append(n.debts, id)
 	}
@@ -434,23 +450,23 @@ func (f *fakeNamespaces) count() int {
 }
 
 func (f *fakeNamespaces) Create(ctx context.Context, req namespaces.Request) (namespaces.Pins, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.last = req
 	if err := os.MkdirAll(req.Dir, 0o700); err != nil {
 		return nil, err
 	}
+	f.mu.Lock()
+	f.last = req
 	pins := namespaces.Pins{}
 	for kind, want := range map[namespaces.Kind]bool{namespaces.Network: req.Network, namespaces.IPC: req.IPC, namespaces.UTS: req.UTS} {
 		if want {
 			pins[kind] = filepath.Join(req.Dir, string(kind))
 		}
 	}
-	f.pins[req.Dir] = pins
+	f.pins[req.Dir] = copyPins(pins)
+	f.mu.Unlock()
 	if err := f.at(ctx, "namespaces", req.Dir); err != nil {
 		return nil, err
 	}
-	return copyPins(pins), nil
+	return pins, nil
 }
 
 func copyPins(pins namespaces.Pins) namespaces.Pins {
