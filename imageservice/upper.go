@@ -27,6 +27,9 @@ func (s *Service) makeUpper(upper string, layers []digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	if err := os.Chmod(upper, 0o755); err != nil { // whatever the umask is
+		return err
+	}
 	names, err := s.impliedDirs(layers)
 	if err != nil {
 		return err

@@ -154,7 +154,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 			if s.offset == s.spec.Size {
 				return 0, io.EOF
 			}
-			err = fmt.Errorf("ended after %d of %d bytes: %w", s.offset, s.spec.Size, io.ErrUnexpectedEOF)
+			err = fmt.Errorf("ended after %d of %d bytes: %w: %w", s.offset, s.spec.Size, io.ErrUnexpectedEOF, layer.ErrCorrupt)
+		} else if err != nil && !errors.Is(err, errStalled) {
+			err = requestError(err)
 		}
 		if err != nil {
 			if err := s.failure(err); err != nil {
@@ -192,10 +194,21 @@ func (s *Stream) connect() error {
 			err = fmt.Errorf("no answer within %s: %w", s.r.opts.StallTimeout, errStalled)
 		}
 		stop(nil)
+		var se *statusError
+		if s.offset > 0 && errors.As(err, &se) && se.status == http.StatusRequestedRangeNotSatisfiable {
+			return fmt.Errorf("has no more than %d of %d bytes: %w", s.offset, s.spec.Size, layer.ErrCorrupt)
+		}
 		return err
 	}
 	s.body, s.stop = resp.Body, stop
 	s.waited, s.arrived = 0, 0
+	want := s.spec.Size
+	if resp.StatusCode == http.StatusPartialContent {
+		want -= s.offset
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength != want {
+		return fmt.Errorf("sends %d bytes where the manifest means %d: %w", resp.ContentLength, want, layer.ErrCorrupt)
+	}
 	if s.offset == 0 {
 		return nil
 	}

@@ -58,8 +58,8 @@ func newEndpoint(h hosts.Host, ref reference.Reference, o Options) (*endpoint, e
 	if h.Registry && o.Auth != nil {
 		e.auth = authn.FromConfig(*normalizeAuth(o.Auth))
 	}
-	e.own = newTransport(h, o, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
-	e.other = newTransport(h, o, &tls.Config{RootCAs: pool})
+	e.own = newTransport(h, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
+	e.other = newTransport(h, &tls.Config{RootCAs: pool})
 	return e, nil
 }
 
@@ -76,18 +76,17 @@ func normalizeAuth(a *authn.AuthConfig) *authn.AuthConfig {
 	return &c
 }
 
-func newTransport(h hosts.Host, o Options, config *tls.Config) *http.Transport {
+func newTransport(h hosts.Host, config *tls.Config) *http.Transport {
 	timeout := dialTimeout
 	if h.DialTimeout > 0 {
 		timeout = h.DialTimeout
 	}
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       config,
-		TLSHandshakeTimeout:   tlsHandshakeTimeout,
-		ResponseHeaderTimeout: o.StallTimeout,
-		ForceAttemptHTTP2:     true,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: tlsHandshakeTimeout,
+		ForceAttemptHTTP2:   true,
 		// The bytes of a blob are what its digest is made of.
 		DisableCompression: true,
 		ReadBufferSize:     readBufferSize,

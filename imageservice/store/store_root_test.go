@@ -154,7 +154,7 @@ func TestDamagedRecords(t *testing.T) {
 	for name, damage := range map[string]func(path string) error{
 		"torn":       func(p string) error { return os.Truncate(p, 20) },
 		"empty":      func(p string) error { return os.Truncate(p, 0) },
-		"changed":    func(p string) error { return flip(p, `\"linux\"`, 60) },
+		"changed":    func(p string) error { return flip(p, 60) },
 		"removed":    os.Remove,
 		"directory":  func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) },
 		"link":       func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/etc/passwd", p)) },
@@ -194,7 +194,7 @@ func TestDamagedRecords(t *testing.T) {
 }
 
 // flip changes one bit of the file.
-func flip(path, _ string, offset int) error {
+func flip(path string, offset int) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
