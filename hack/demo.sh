@@ -70,10 +70,10 @@ stop_berthd() {
   kill "$BERTHD" 2>/dev/null || true
   wait "$BERTHD" 2>/dev/null || true
   BERTHD=
+  # The monitor stays for pods of the next berthd and ignores SIGTERM.
   local pid
   for pid in $(monitors); do
-    kill "$pid" 2>/dev/null || true
-    ended "$pid" || kill -KILL "$pid" 2>/dev/null || true
+    kill -KILL "$pid" 2>/dev/null || true
     ended "$pid" || true
   done
 }
