@@ -26,3 +26,5 @@ func wantCode(t testing.TB, what string, err error, want codes.Code) {
 		t.Errorf("%s: the error says nothing", what)
 	}
 }
+
+func statusCode(err error) codes.Code { return status.Code(err) }

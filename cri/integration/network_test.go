@@ -35,7 +35,7 @@ func (p *pod) addresses() (v4, v6 netip.Addr) {
 
 // server answers every connection to a port with a word.
 func server(port int, word string) ctrOption {
-	return command("nc", "-lk", "-p", fmt.Sprint(port), "-e", "echo", word)
+	return command("nc", "-ll", "-p", fmt.Sprint(port), "-e", "echo", word)
 }
 
 // ask reads what a server says, as soon as it serves.

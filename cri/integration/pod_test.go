@@ -379,3 +379,5 @@ func (c *ctr) hostPid() string {
 	}
 	return strconv.Itoa(info.Pid)
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
