@@ -4,17 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/berth-cri/berth/imageservice/layer"
 	"github.com/berth-cri/berth/imageservice/registry"
 	"github.com/berth-cri/berth/imageservice/store"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// maxWrongBlobs bounds how often a layer is fetched again from another host after
-// one served wrong content.
-const maxWrongBlobs = 4
 
 // layerFlight is a layer that one pull fetches and others may wait for.
 type layerFlight struct{ done chan struct{} }
@@ -74,56 +72,79 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 		r.bar.share()
 		return nil
 	}
-	avoid := map[string]bool{}
-	var wrong []error
-	for {
-		host, err := s.unpackLayer(ctx, r, avoid)
-		if err == nil {
-			r.bar.finish()
-			return nil
-		}
-		if len(wrong) > 0 && !errors.Is(err, layer.ErrCorrupt) {
-			return errors.Join(wrong...) // what the others say is less to the point
-		}
-		if errors.Is(err, layer.ErrCorrupt) && host != "" {
-			err = fmt.Errorf("%s: %w", host, err)
-		}
-		wrong = append(wrong, err)
-		if !errors.Is(err, layer.ErrCorrupt) || avoid[host] || len(wrong) >= maxWrongBlobs || ctx.Err() != nil {
-			return errors.Join(wrong...)
-		}
-		avoid[host] = true
-		r.bar.restart()
+	used, err := s.unpackLayer(ctx, r, "")
+	if errors.Is(err, layer.ErrCorrupt) && !errors.Is(err, layer.ErrDiffID) && ctx.Err() == nil {
+		err = s.fetchElsewhere(ctx, r, used, err)
 	}
+	if err == nil {
+		r.bar.finish()
+	}
+	return err
 }
 
-// unpackLayer makes one attempt and tells which host it was that served the
-// blob.
-func (s *Service) unpackLayer(ctx context.Context, r layerRequest, avoid map[string]bool) (host string, err error) {
+// fetchElsewhere gets a layer after one attempt ended with a wrong blob. That may
+// have been put together from several hosts, of which one is bad: now each has to
+// serve all of it.
+func (s *Service) fetchElsewhere(ctx context.Context, r layerRequest, used []string, first error) error {
+	failed := wrongBlob{fmt.Errorf("from %s: %w", strings.Join(used, ", "), first)}
+	for _, host := range r.repo.Sources(registry.BlobSpec{Digest: r.desc.Digest, URLs: r.desc.URLs}) {
+		if len(used) == 1 && used[0] == host {
+			continue // that was the attempt
+		}
+		r.bar.restart()
+		_, err := s.unpackLayer(ctx, r, host)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || errors.Is(err, errdefs.ErrResourceExhausted) {
+			return err
+		}
+		failed = append(failed, fmt.Errorf("from %s: %w", host, err))
+	}
+	return failed
+}
+
+// wrongBlob tells of all attempts to get a layer. Its kind is that of the first:
+// that the blob was wrong says more than that other hosts do not have it.
+type wrongBlob []error
+
+func (w wrongBlob) Error() string {
+	var parts []string
+	for _, err := range w {
+		parts = append(parts, err.Error())
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (w wrongBlob) Unwrap() error { return w[0] }
+
+// unpackLayer makes one attempt, at one host or at all in turn. It tells from
+// where bytes came.
+func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) (used []string, err error) {
 	stream, err := r.repo.Stream(ctx, registry.BlobSpec{
-		Digest: r.desc.Digest, Size: r.desc.Size, URLs: r.desc.URLs, Avoid: avoid,
+		Digest: r.desc.Digest, Size: r.desc.Size, URLs: r.desc.URLs, Only: only,
 		Progress: func(n int64) {
 			r.bar.fetched.Add(n)
 			s.counters.blobBytes.Add(uint64(n))
 		},
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer stream.Close()
 	in, err := s.store.Ingest()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	s.counters.blobs.Add(1)
 	res, err := layer.Unpack(ctx, stream, layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, DiffID: r.diffID}, in.Diff,
 		func(n int64) { r.bar.unpacked.Add(n) })
 	if err != nil {
 		in.Abort()
-		return stream.Host(), err
+		return stream.Used(), err
 	}
 	s.counters.layers.Add(1)
-	return stream.Host(), in.Commit(store.Layer{
+	return nil, in.Commit(store.Layer{
 		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
 		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied,
 	}, r.lease)

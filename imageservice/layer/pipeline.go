@@ -224,7 +224,7 @@ func (p *pipeline) diffID(in <-chan *chunk) error {
 		return nil // ended early for a reason that is known
 	}
 	if got := sum(p.spec.DiffID, h); got != p.spec.DiffID {
-		return fmt.Errorf("layer %s has DiffID %s, not %s: %w", p.spec.Digest, got, p.spec.DiffID, ErrCorrupt)
+		return fmt.Errorf("layer %s has DiffID %s, not %s: %w", p.spec.Digest, got, p.spec.DiffID, ErrDiffID)
 	}
 	return nil
 }

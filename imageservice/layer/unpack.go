@@ -29,6 +29,10 @@ var ErrHostile = fmt.Errorf("layer refused: %w", errdefs.ErrInvalidArgument)
 // another registry host it may be right. It comes with errdefs.ErrDataLoss.
 var ErrCorrupt = fmt.Errorf("content damaged: %w", errdefs.ErrDataLoss)
 
+// ErrDiffID marks a layer whose blob is right and does not hold what the image's
+// configuration says: no host can do better. It comes with ErrCorrupt.
+var ErrDiffID = fmt.Errorf("configuration and layer do not belong together: %w", ErrCorrupt)
+
 // Limits of what a layer may hold. The ones of the archive's structure are far
 // above any image seen; the disk is the limit of honest content.
 const (

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +23,8 @@ type BlobSpec struct {
 	// URLs are where the manifest says that the blob is as well. They are asked
 	// last, over https, without credentials.
 	URLs []string
-	// Avoid are hosts that have served a wrong blob.
-	Avoid map[string]bool
+	// Only, when not empty, is the one source to use, of those that Sources lists.
+	Only string
 	// Progress, when not nil, is told the bytes as they arrive.
 	Progress func(int64)
 }
@@ -39,6 +40,7 @@ type Stream struct {
 
 	sources []source
 	current int
+	used    []string // sources of which bytes came
 	body    io.ReadCloser
 	stop    context.CancelCauseFunc // of the current request
 	offset  int64
@@ -59,21 +61,38 @@ type source struct {
 	open func(ctx context.Context, offset int64) (*http.Response, error)
 }
 
-// Stream prepares to read a blob; it connects at the first Read.
-func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error) {
-	s := &Stream{r: r, spec: spec}
+// Sources lists where a blob may come from, in the order in which it is tried.
+func (r *Repository) Sources(spec BlobSpec) []string {
+	var names []string
+	for _, src := range r.sources(spec) {
+		names = append(names, src.name)
+	}
+	return names
+}
+
+func (r *Repository) sources(spec BlobSpec) []source {
+	var list []source
 	for _, e := range r.endpoints {
-		if e.host.Pull && !spec.Avoid[e.host.String()] {
-			s.sources = append(s.sources, source{name: e.host.String(), open: func(ctx context.Context, offset int64) (*http.Response, error) {
+		if e.host.Pull {
+			list = append(list, source{name: e.host.String(), open: func(ctx context.Context, offset int64) (*http.Response, error) {
 				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(offset, spec.Size))
 			}})
 		}
 	}
 	for _, u := range spec.URLs {
-		if src, err := r.foreign(u, spec.Size); err == nil && !spec.Avoid[src.name] {
-			s.sources = append(s.sources, src)
+		if src, err := r.foreign(u, spec.Size); err == nil {
+			list = append(list, src)
 		}
 	}
+	if spec.Only != "" {
+		list = slices.DeleteFunc(list, func(s source) bool { return s.name != spec.Only })
+	}
+	return list
+}
+
+// Stream prepares to read a blob; it connects at the first Read.
+func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error) {
+	s := &Stream{r: r, spec: spec, sources: r.sources(spec)}
 	if len(s.sources) == 0 {
 		return nil, fmt.Errorf("get blob %s: no host may be asked: %w", spec.Digest, errdefs.ErrFailedPrecondition)
 	}
@@ -111,8 +130,9 @@ func (r *Repository) foreign(raw string, size int64) (source, error) {
 	}}, nil
 }
 
-// Host is the source that the last bytes came from.
-func (s *Stream) Host() string { return s.sources[min(s.current, len(s.sources)-1)].name }
+// Used lists the sources that bytes came from. It is for the time after the last
+// Read.
+func (s *Stream) Used() []string { return s.used }
 
 // Close ends the transfer, also a Read that waits. It is idempotent.
 func (s *Stream) Close() error {
@@ -143,7 +163,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			}
 		}
 		n, err := s.watchedRead(p)
-		s.offset += int64(n)
+		s.arrivedFrom(n)
 		if s.spec.Progress != nil && n > 0 {
 			s.spec.Progress(int64(n))
 		}
@@ -166,11 +186,20 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 }
 
+// arrivedFrom counts n bytes of the current source.
+func (s *Stream) arrivedFrom(n int) {
+	s.offset += int64(n)
+	name := s.sources[s.current].name
+	if n > 0 && (len(s.used) == 0 || s.used[len(s.used)-1] != name) {
+		s.used = append(s.used, name)
+	}
+}
+
 // probeEnd looks for bytes after the end that the manifest tells, so that a blob
 // that is longer is found out.
 func (s *Stream) probeEnd(p []byte) (int, error) {
 	n, err := s.watchedRead(p[:1])
-	s.offset += int64(n)
+	s.arrivedFrom(n)
 	if n > 0 {
 		return n, nil
 	}
