@@ -146,6 +146,6 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	s.counters.layers.Add(1)
 	return nil, in.Commit(store.Layer{
 		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
-		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied,
+		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
 	}, r.lease)
 }

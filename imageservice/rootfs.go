@@ -82,8 +82,12 @@ func (s *Service) rootfsRecord(containerID, imageID, mountpoint string) (store.R
 // makeRootfs makes the directories and mounts.
 func (s *Service) makeRootfs(rec store.Rootfs, mountpoint string) error {
 	upper, work := s.store.Upper(rec.ContainerID), s.store.Work(rec.ContainerID)
-	lower := s.lowerDirs(rec.Layers)
-	if err := s.makeUpper(upper, rec.Layers); err != nil {
+	layers, err := s.visible(rec.Layers)
+	if err != nil {
+		return err
+	}
+	lower := s.lowerDirs(layers)
+	if err := s.makeUpper(upper, layers); err != nil {
 		return fmt.Errorf("make writable layer: %w", diskError(err))
 	}
 	// A volatile overlay that was mounted before has left a mark, which keeps the
@@ -98,6 +102,20 @@ func (s *Service) makeRootfs(rec store.Rootfs, mountpoint string) error {
 		return fmt.Errorf("make mountpoint: %w", diskError(err))
 	}
 	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Target: mountpoint}.Do()
+}
+
+// visible are the layers from the topmost one that hides all below it.
+func (s *Service) visible(layers []digest.Digest) ([]digest.Digest, error) {
+	for i, id := range slices.Backward(layers) {
+		l, err := s.store.Layer(id)
+		if err != nil {
+			return nil, err
+		}
+		if l.OpaqueRoot {
+			return layers[i:], nil
+		}
+	}
+	return layers, nil
 }
 
 // lowerDirs are the trees of layers, topmost first. One that occurs twice counts

@@ -84,6 +84,20 @@ func TestImpliedDirectoriesKeepAttributes(t *testing.T) {
 	}
 }
 
+func TestOpaqueRoot(t *testing.T) {
+	s, r := newService(t), newRegistry(t)
+	base := layerOf(imagetest.Dir(".", 0o700), imagetest.File("hidden", "1", 0o644), imagetest.Dir("d", 0o700))
+	top := layerOf(imagetest.File(".wh..wh..opq", "", 0o644), imagetest.File("d/shown", "2", 0o644))
+	root := mount(t, s, "c1", mustPull(t, s, push(t, r, "opaque", "1", imagetest.New(base, top, layerOf(imagetest.File("more", "3", 0o644))))))
+	list, err := os.ReadDir(root)
+	if err != nil || len(list) != 2 || read(t, root, "d/shown") != "2" {
+		t.Errorf("%v, %v", list, err)
+	}
+	if st, err := os.Stat(filepath.Join(root, "d")); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("d has the mode of the hidden one: %v, %v", st.Mode(), err)
+	}
+}
+
 func TestManyLayersImage(t *testing.T) {
 	s, r := newService(t), newRegistry(t)
 	var layers []imagetest.Layer

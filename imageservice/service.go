@@ -171,7 +171,6 @@ func (s *Service) syncLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
 		case <-s.dirty:
 		}
 		select {
@@ -182,6 +181,9 @@ func (s *Service) syncLoop(ctx context.Context) {
 			s.log.Warn("bring layers to the disk", "error", err)
 		} else if n > 0 {
 			s.log.Debug("layers are on the disk", "layers", n)
+		}
+		if ctx.Err() != nil {
+			return // with all on the disk: the machine may go down next
 		}
 	}
 }

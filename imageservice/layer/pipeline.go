@@ -64,13 +64,15 @@ func (p *pipeline) stage(f func() error, outputs ...chan *chunk) {
 	})
 }
 
-// fail keeps the first error and ends all stages.
+// fail keeps the first error and ends all stages. What comes when they are being
+// ended already, a blob that was closed under its reader for example, is no
+// finding.
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()
-	if p.err == nil && !errors.Is(err, errStopped) && !errors.Is(err, errUpstream) {
+	defer p.mu.Unlock()
+	if p.ctx.Err() == nil {
 		p.err = err
 	}
-	p.mu.Unlock()
 	p.cancel(err)
 }
 

@@ -15,6 +15,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -52,6 +53,9 @@ const (
 	maxXattrBytes = 128 << 10
 	// maxRememberedBytes bounds the names kept until the end of the layer.
 	maxRememberedBytes = 32 << 20
+	// maxResolving bounds the time for looking up paths: an archive can make each
+	// lead through tens of thousands of directories.
+	maxResolving = 2 * time.Minute
 	// maxZstdWindow is what one zstd stream may make us hold.
 	maxZstdWindow = 32 << 20
 )
@@ -72,6 +76,9 @@ type Result struct {
 	// describe them; "." is the root. Their mode and owner are those of the layer
 	// below that does.
 	Implied []string
+	// OpaqueRoot tells that nothing of the layers below shows. overlayfs does not
+	// take that from the root's attributes: layers below must be left out.
+	OpaqueRoot bool
 }
 
 // Unpack reads blob to its end, closes it, and writes its tree into root, an empty directory
@@ -85,9 +92,14 @@ func Unpack(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File, p
 	p := startPipeline(ctx, blob, spec, progress)
 	t := newTreeWriter(root)
 	err := t.unpack(p.tar())
-	if err == nil {
-		// The archive ends before the stream does: the rest counts for the DiffID.
-		_, err = io.Copy(io.Discard, p.tar())
+	if err == nil || errors.Is(err, ErrHostile) {
+		// The archive ends before the stream does: the rest counts for the digests.
+		// Only when they are right it is the image that is hostile, and not a host
+		// that served something else.
+		_, rest := io.Copy(io.Discard, p.tar())
+		if err == nil {
+			err = rest
+		}
 	}
 	perr := p.finish(err)
 	switch {

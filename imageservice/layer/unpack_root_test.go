@@ -197,18 +197,24 @@ func TestDamage(t *testing.T) {
 	cutGzip := imagetest.Layer{Blob: good.Blob[:len(good.Blob)/2], DiffID: good.DiffID}
 	cutGzip.Descriptor.Digest, cutGzip.Descriptor.Size = digest.FromBytes(cutGzip.Blob), int64(len(cutGzip.Blob))
 	for name, change := range map[string]func() imagetest.Layer{
-		"truncated blob":       func() imagetest.Layer { l := good; l.Blob = l.Blob[:len(l.Blob)-1]; return l },
-		"half a blob":          func() imagetest.Layer { l := good; l.Blob = l.Blob[:len(l.Blob)/2]; return l },
-		"no blob":              func() imagetest.Layer { l := good; l.Blob = nil; return l },
-		"longer than told":     func() imagetest.Layer { l := good; l.Blob = append(bytes.Clone(l.Blob), 0); return l },
-		"one bit flipped":      func() imagetest.Layer { l := good; l.Blob = flipped; return l },
-		"wrong digest":         func() imagetest.Layer { l := good; l.Descriptor.Digest = digest.FromString("else"); return l },
-		"wrong DiffID":         func() imagetest.Layer { l := good; l.DiffID = digest.FromString("else"); return l },
-		"wrong DiffID, plain":  func() imagetest.Layer { l := random; l.DiffID = digest.FromString("else"); return l },
-		"damaged gzip":         func() imagetest.Layer { return badGzip },
-		"truncated gzip":       func() imagetest.Layer { return cutGzip },
-		"gzip is a lie":        func() imagetest.Layer { return rawLayer([]byte("\x1f\x8bnonsense, not gzip"), good.DiffID) },
-		"zstd is a lie":        func() imagetest.Layer { return rawLayer([]byte("\x28\xb5\x2f\xfdnonsense"), good.DiffID) },
+		"truncated blob":      func() imagetest.Layer { l := good; l.Blob = l.Blob[:len(l.Blob)-1]; return l },
+		"half a blob":         func() imagetest.Layer { l := good; l.Blob = l.Blob[:len(l.Blob)/2]; return l },
+		"no blob":             func() imagetest.Layer { l := good; l.Blob = nil; return l },
+		"longer than told":    func() imagetest.Layer { l := good; l.Blob = append(bytes.Clone(l.Blob), 0); return l },
+		"one bit flipped":     func() imagetest.Layer { l := good; l.Blob = flipped; return l },
+		"wrong digest":        func() imagetest.Layer { l := good; l.Descriptor.Digest = digest.FromString("else"); return l },
+		"wrong DiffID":        func() imagetest.Layer { l := good; l.DiffID = digest.FromString("else"); return l },
+		"wrong DiffID, plain": func() imagetest.Layer { l := random; l.DiffID = digest.FromString("else"); return l },
+		"damaged gzip":        func() imagetest.Layer { return badGzip },
+		"truncated gzip":      func() imagetest.Layer { return cutGzip },
+		"gzip is a lie":       func() imagetest.Layer { return rawLayer([]byte("\x1f\x8bnonsense, not gzip"), good.DiffID) },
+		"zstd is a lie":       func() imagetest.Layer { return rawLayer([]byte("\x28\xb5\x2f\xfdnonsense"), good.DiffID) },
+		"damaged plain header": func() imagetest.Layer {
+			l := random
+			l.Blob = append([]byte("X"), l.Blob[1:]...)
+			return l
+		},
+		"something else":       func() imagetest.Layer { l := random; l.Blob = bytes.Repeat([]byte("x"), len(l.Blob)); return l },
 		"garbage after gzip":   func() imagetest.Layer { return rawLayer(append(bytes.Clone(good.Blob), "garbage"...), good.DiffID) },
 		"zstd window too wide": func() imagetest.Layer { return rawLayer(wideZstd(t), digest.FromString("x")) },
 	} {

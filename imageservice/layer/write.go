@@ -38,6 +38,8 @@ type treeWriter struct {
 	implied    map[string]struct{} // directories that were not described
 	remembered int                 // bytes of names in the two above
 	entries    int
+	resolving  time.Duration // spent on looking up paths
+	opaqueRoot bool
 	sparse     int64 // bytes that sparse files stand for
 	usage      usage
 }
@@ -59,7 +61,7 @@ func newTreeWriter(root *os.File) *treeWriter {
 }
 
 func (t *treeWriter) result() Result {
-	r := Result{Bytes: t.usage.bytes, Inodes: t.usage.inodes}
+	r := Result{Bytes: t.usage.bytes, Inodes: t.usage.inodes, OpaqueRoot: t.opaqueRoot}
 	for name := range t.implied {
 		r.Implied = append(r.Implied, name)
 	}
@@ -141,6 +143,9 @@ func (t *treeWriter) entry(hdr *tar.Header, r io.Reader) error {
 		defer unix.Close(parent)
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
+		if base == opaqueMarker && dir == "" {
+			t.opaqueRoot = true
+		}
 		return t.whiteout(parent, base)
 	}
 	e := entry{hdr: hdr, name: name, base: base, parent: parent}
@@ -182,6 +187,11 @@ const resolveInRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.R
 
 // openInRoot opens a directory of the tree. Links are followed inside the root.
 func (t *treeWriter) openInRoot(name string) (int, error) {
+	if t.resolving > maxResolving {
+		return -1, fmt.Errorf("paths take more than %s to look up: %w", maxResolving, ErrHostile)
+	}
+	start := time.Now()
+	defer func() { t.resolving += time.Since(start) }()
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOATIME, Resolve: resolveInRoot}
 	for {
 		fd, err := unix.Openat2(int(t.root.Fd()), name, &how)

@@ -32,6 +32,8 @@ type Layer struct {
 	// Implied are directories whose attributes are those of a layer below, "."
 	// is the root.
 	Implied []string `json:"implied,omitempty"`
+	// OpaqueRoot tells that nothing of the layers below shows.
+	OpaqueRoot bool `json:"opaqueRoot,omitempty"`
 	// BootID is that of the kernel which wrote it.
 	BootID string `json:"bootID"`
 }
