@@ -4,6 +4,7 @@
 //	berth-monitor serve DIR [CGROUP]   serve the directory, in the background
 //	berth-monitor init                 libcontainer's init, for the monitor itself
 //	berth-monitor pod-init ...         init of a pod, for the monitor itself
+//	berth-monitor seccomp-filter   compile a seccomp profile, for the monitor itself
 //	berth-monitor version
 package main
 
@@ -12,6 +13,7 @@ import (
 	"os"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+	"github.com/berth-cri/berth/runtimeservice/monitor/seccompcache"
 )
 
 // version is set by the linker.
@@ -27,6 +29,9 @@ func main() {
 			cgroup = os.Args[3]
 		}
 		serve(os.Args[2], cgroup)
+	case len(os.Args) == 2 && os.Args[1] == seccompcache.Command:
+		fmt.Fprintln(os.Stderr, seccompcache.Compile(os.Stdin))
+		os.Exit(1)
 	default:
 		fmt.Fprintln(os.Stderr, "usage: berth-monitor serve DIR [CGROUP] | version")
 		os.Exit(2)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+	"github.com/berth-cri/berth/runtimeservice/monitor/seccompcache"
 )
 
 // checkStart refuses what libcontainer would take and what would end badly: a
@@ -55,7 +56,18 @@ func (s *Server) convertSpec(req *protocol.Start) (*configs.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("convert spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	config.Seccomp = s.profiles.share(config.Seccomp)
+	if config.Seccomp == nil {
+		return config, nil
+	}
+	encoded, err := json.Marshal(config.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("encode seccomp profile: %w", err)
+	}
+	key := seccompcache.Key(sha256.Sum256(encoded))
+	if err := s.filters.Add(key, encoded); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	config.Seccomp = s.profiles.share(key, config.Seccomp)
 	return config, nil
 }
 
@@ -63,18 +75,10 @@ func (s *Server) convertSpec(req *protocol.Start) (*configs.Config, error) {
 // default profile takes 60 KiB, more than all else about a container.
 type profiles struct {
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]weak.Pointer[configs.Seccomp]
+	known map[seccompcache.Key]weak.Pointer[configs.Seccomp]
 }
 
-func (p *profiles) share(profile *configs.Seccomp) *configs.Seccomp {
-	if profile == nil {
-		return nil
-	}
-	data, err := json.Marshal(profile)
-	if err != nil {
-		return profile
-	}
-	key := sha256.Sum256(data)
+func (p *profiles) share(key seccompcache.Key, profile *configs.Seccomp) *configs.Seccomp {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if known := p.known[key].Value(); known != nil {
@@ -86,7 +90,7 @@ func (p *profiles) share(profile *configs.Seccomp) *configs.Seccomp {
 		}
 	}
 	if p.known == nil {
-		p.known = map[[sha256.Size]byte]weak.Pointer[configs.Seccomp]{}
+		p.known = map[seccompcache.Key]weak.Pointer[configs.Seccomp]{}
 	}
 	p.known[key] = weak.Make(profile)
 	return profile

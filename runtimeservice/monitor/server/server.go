@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
+	"github.com/berth-cri/berth/runtimeservice/monitor/seccompcache"
 )
 
 // Options says what a Server serves.
@@ -52,6 +53,7 @@ type Server struct {
 	orphans   *orphans
 	exits     exits
 	profiles  profiles
+	filters   *seccompcache.Cache
 	lastExec  atomic.Uint64
 
 	mu         sync.Mutex
@@ -87,6 +89,9 @@ func New(options Options) (*Server, error) {
 	}
 	if s.scratches, err = newScratches(); err != nil {
 		return nil, err
+	}
+	if s.filters, err = seccompcache.New("/proc/self/exe"); err != nil {
+		return nil, fmt.Errorf("make the cache of seccomp filters: %w", err)
 	}
 	s.orphans = newOrphans(s.knows)
 	return s, nil
@@ -165,6 +170,19 @@ func (s *Server) info() protocol.Info {
 	return protocol.Info{
 		Pid: os.Getpid(), Program: s.program, Version: protocol.Version,
 		Containers: len(s.containers), StartedAt: s.startedAt,
+	}
+}
+
+// tellClosedInputs repeats to a new owner which inputs have ended, as its
+// references would keep them open.
+func (s *Server) tellClosedInputs(owner *protocol.Conn) {
+	for _, c := range s.list() {
+		c.mu.Lock()
+		closed := c.rec.StdinClosed && c.phase == running
+		c.mu.Unlock()
+		if closed {
+			_ = owner.SendJSON(protocol.Frame{Kind: protocol.FrameStdinClosed}, protocol.Named{ID: c.id})
+		}
 	}
 }
 
