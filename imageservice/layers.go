@@ -43,12 +43,7 @@ func (s *Service) getLayer(ctx context.Context, r layerRequest) error {
 		}
 		s.mu.Unlock()
 		if !busy {
-			err := s.fetchLayer(ctx, r)
-			s.mu.Lock()
-			delete(s.layers, r.diffID)
-			s.mu.Unlock()
-			close(flight.done)
-			return err
+			return s.fly(ctx, r, flight)
 		}
 		select {
 		case <-flight.done:
@@ -56,6 +51,17 @@ func (s *Service) getLayer(ctx context.Context, r layerRequest) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// fly fetches the layer and lets those go on who wait for it.
+func (s *Service) fly(ctx context.Context, r layerRequest, flight *layerFlight) error {
+	defer func() {
+		s.mu.Lock()
+		delete(s.layers, r.diffID)
+		s.mu.Unlock()
+		close(flight.done)
+	}()
+	return s.fetchLayer(ctx, r)
 }
 
 // fetchLayer fetches and unpacks; from another host when one serves what is

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ func (s *Service) joinPull(ref reference.Reference, r *runtimeapi.PullImageReque
 	p.progress.begin(ref.String())
 	s.pulls[key] = p
 	s.running.Go(func() {
-		p.id, p.err = p.run(s.pullCtx)
+		p.id, p.err = p.runGuarded(s.pullCtx)
 		s.counters.pulls.Add(1)
 		if p.err != nil {
 			s.counters.pullErrors.Add(1)
@@ -139,6 +140,18 @@ func sameRegistry(address, domain string) bool {
 		host = reference.DefaultDomain
 	}
 	return host == strings.ToLower(domain)
+}
+
+// runGuarded makes an error of a panic: what a registry sends must not end the
+// daemon.
+func (p *pull) runGuarded(ctx context.Context) (id digest.Digest, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.s.log.Error("panic in a pull", "image", p.ref.String(), "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v: %w", r, errdefs.ErrInternal)
+		}
+	}()
+	return p.run(ctx)
 }
 
 // run is the pull from end to end.

@@ -296,7 +296,7 @@ func TestBadImages(t *testing.T) {
 		"endless config":      {answer(digest.FromBytes(config).Encoded(), endless), errdefs.ErrInvalidArgument, "longer than"},
 		"forbidden":           {answer("/manifests/", code(http.StatusForbidden)), errdefs.ErrPermissionDenied, "403"},
 		"unauthorized":        {answer("/manifests/", code(http.StatusUnauthorized)), errdefs.ErrUnauthenticated, "401"},
-		"endless redirects":   {answer("/manifests/", func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, req.URL.Path+"x", 302) }), nil, "redirects"},
+		"endless redirects":   {answer("/manifests/", func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, req.URL.Path+"x", http.StatusFound) }), nil, "redirects"},
 		"not found blob":      {answer(good.Descriptor.Digest.Encoded(), code(http.StatusNotFound)), errdefs.ErrNotFound, "404"},
 		"wrong blob":          {answer(good.Descriptor.Digest.Encoded(), fixed(good.Blob[:len(good.Blob)-1], "x")), errdefs.ErrDataLoss, "digest"},
 		"longer blob":         {answer(good.Descriptor.Digest.Encoded(), fixed(good.Blob, "x")), errdefs.ErrDataLoss, "sends"},

@@ -55,13 +55,24 @@ func startPipeline(ctx context.Context, blob io.ReadCloser, spec Spec, progress 
 // stage never takes a failure for the end.
 func (p *pipeline) stage(f func() error, outputs ...chan *chunk) {
 	p.wg.Go(func() {
-		if err := f(); err != nil {
+		if err := guarded(f); err != nil {
 			p.fail(err)
 		}
 		for _, out := range outputs {
 			close(out)
 		}
 	})
+}
+
+// guarded makes an error of a panic: a decoder that a stranger's bytes confuse must
+// not end the daemon.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v: %w", r, ErrHostile)
+		}
+	}()
+	return f()
 }
 
 // fail keeps the first error and ends all stages. What comes when they are being

@@ -91,7 +91,7 @@ type Result struct {
 func Unpack(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File, progress func(int64)) (Result, error) {
 	p := startPipeline(ctx, blob, spec, progress)
 	t := newTreeWriter(root)
-	err := t.unpack(p.tar())
+	err := guarded(func() error { return t.unpack(p.tar()) })
 	if err == nil || errors.Is(err, ErrHostile) {
 		// The archive ends before the stream does: the rest counts for the digests.
 		// Only when they are right it is the image that is hostile, and not a host

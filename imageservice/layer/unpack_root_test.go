@@ -388,6 +388,27 @@ func TestCancel(t *testing.T) {
 	settle(t, before)
 }
 
+// panicky is what a decoder with a bug does.
+type panicky struct{}
+
+func (panicky) Read([]byte) (int, error) { panic("a bug") }
+func (panicky) Close() error             { return nil }
+
+func TestPanicIsAnError(t *testing.T) {
+	needRoot(t)
+	before := runtime.NumGoroutine()
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	spec := Spec{Digest: digest.FromString("x"), Size: 1, DiffID: digest.FromString("x")}
+	if _, err := Unpack(context.Background(), panicky{}, spec, root, nil); err == nil || !strings.Contains(err.Error(), "a bug") {
+		t.Fatal(err)
+	}
+	settle(t, before)
+}
+
 // FuzzTree unpacks whatever the fuzzer makes of an archive: it must end, and
 // nothing may appear outside.
 func FuzzTree(f *testing.F) {
