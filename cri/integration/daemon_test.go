@@ -36,7 +36,7 @@ func newDaemon(ctx context.Context, dir, config string) (*daemon, error) {
 		return nil, err
 	}
 	if err := d.start(ctx); err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Node.Close(ctx))
 	}
 	return d, nil
 }
@@ -135,8 +135,11 @@ func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var err error
+	if d.runtime == nil && d.Log != "" {
+		err = d.start(ctx) // a test that failed while it was down; its pods run
+	}
 	if d.runtime != nil {
-		err = errors.Join(d.RemovePods(ctx), d.disconnect(), d.Stop(syscall.SIGTERM))
+		err = errors.Join(err, d.RemovePods(ctx), d.disconnect(), d.Stop(syscall.SIGTERM))
 	}
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, d.logTail(20))

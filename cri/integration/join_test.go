@@ -26,7 +26,7 @@ func slowDaemon(t *testing.T) (d *daemon, gate string) {
 config=$(cat)
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}';;
-ADD) touch %[1]s.reached; while ! test -e %[1]s; do sleep 0.02; done; echo '{"cniVersion":"1.0.0","interfaces":[],"ips":[]}';;
+ADD) touch %[1]s.reached; while ! test -e %[1]s; do sleep 0.02; done; echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.5/24"}]}';;
 DEL) touch %[1]s.deleted;;
 esac
 `, gate)

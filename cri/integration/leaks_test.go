@@ -109,15 +109,15 @@ func cgroupRoots(t testing.TB) []string {
 	return glob(t, root+"/*")
 }
 
-// podCgroups are the cgroups that the pods of this suite name as parents, with
-// all below.
+// podCgroups are the cgroups below those that the pods of this suite name as
+// parents; the parents themselves are the client's, as a kubelet's are its own.
 func podCgroups(t testing.TB) []string {
 	t.Helper()
 	var found []string
 	for _, root := range cgroupRoots(t) {
-		for _, top := range glob(t, root+"/berth-it-*") {
-			_ = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-				if err == nil && e.IsDir() {
+		for _, parent := range glob(t, root+"/"+cgroupPrefix+"*") {
+			_ = filepath.WalkDir(parent, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && e.IsDir() && path != parent {
 					found = append(found, path)
 				}
 				return nil // what goes while we look is no leak
@@ -126,6 +126,9 @@ func podCgroups(t testing.TB) []string {
 	}
 	return found
 }
+
+// cgroupPrefix begins the cgroups of this run's pods.
+var cgroupPrefix = fmt.Sprintf("berth-it-%d-", os.Getpid())
 
 func glob(t testing.TB, pattern string) []string {
 	t.Helper()

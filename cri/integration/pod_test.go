@@ -37,7 +37,7 @@ func podConfig(t testing.TB, options ...podOption) *runtimeapi.PodSandboxConfig 
 		LogDirectory: t.TempDir(),
 		Labels:       map[string]string{"test": "yes"},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent: "/berth-it-" + name,
+			CgroupParent: "/" + cgroupPrefix + name,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			},

@@ -72,7 +72,7 @@ func TestPidsLimit(t *testing.T) {
 	p := d.runPod(t, hostNetwork)
 	c := p.run()
 	same(t, "the limit", c.limit("pids", "pids.max", "pids.max"), "12")
-	out := c.sh("for i in $(seq 20); do sleep 1 & done 2>&1; wait; true")
+	out := c.sh("(for i in $(seq 20); do sleep 1 & done; wait) 2>&1 || true")
 	if !strings.Contains(out, "can't fork") {
 		t.Errorf("20 processes were started: %s", out)
 	}
@@ -130,9 +130,9 @@ func TestSmallMemoryLimit(t *testing.T) {
 // hierarchy, in both of the forms that a parent has.
 func TestCgroupParent(t *testing.T) {
 	for name, parent := range map[string]string{
-		"cgroupfs": "/berth-it-parent/burstable/podx",
-		"systemd":  "/berth-it-pods.slice/berth-it-pods-burstable.slice",
-		"bare":     "berth-it-bare",
+		"cgroupfs": "/" + cgroupPrefix + "parent/burstable/podx",
+		"systemd":  "/" + cgroupPrefix + "pods.slice/" + cgroupPrefix + "pods-burstable.slice",
+		"bare":     cgroupPrefix + "bare",
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t, shared)
