@@ -2,7 +2,6 @@ package runtimeservice
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 
@@ -39,7 +38,7 @@ func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw
 	p.closeTheirs()
 	if err != nil {
 		p.close()
-		return fmt.Errorf("attach to container %s: %w", c.id, err)
+		return err
 	}
 	return s.attached(ctx, c, p, ended, in, writerOf(out), writerOf(errw), resize)
 }
@@ -79,13 +78,9 @@ func (s *Service) attached(ctx context.Context, c *container, p *pipes, ended <-
 	case <-ended:
 	case <-outputs:
 	case <-ctx.Done():
-		for _, pump := range pumps {
-			pump.stop()
-		}
+		stopAll(pumps)
 		return ctx.Err()
 	}
-	for _, pump := range pumps {
-		pump.drain()
-	}
+	drainAll(pumps)
 	return nil
 }

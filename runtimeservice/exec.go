@@ -102,19 +102,42 @@ func openPipes(in, out, errOut bool) (p *pipes, err error) {
 			p.close()
 		}
 	}()
-	for _, end := range []struct {
-		want  bool
-		read  **os.File
-		write **os.File
-	}{{in, &p.stdin, &p.in}, {out, &p.out, &p.stdout}, {errOut, &p.err, &p.stderr}} {
-		if !end.want {
+	for _, stream := range []struct {
+		want         bool
+		ours, theirs **os.File
+		weWrite      bool
+	}{
+		{in, &p.in, &p.stdin, true},
+		{out, &p.out, &p.stdout, false},
+		{errOut, &p.err, &p.stderr, false},
+	} {
+		if !stream.want {
 			continue
 		}
-		if *end.read, *end.write, err = os.Pipe(); err != nil {
-			return nil, fmt.Errorf("make pipe: %w", err)
+		if *stream.ours, *stream.theirs, err = openPipe(stream.weWrite); err != nil {
+			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// openPipe is os.Pipe with only our end non-blocking: a process that finds its
+// output full is to wait, not to fail with EAGAIN.
+func openPipe(weWrite bool) (ours, theirs *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	our, their := fds[0], fds[1]
+	if weWrite {
+		our, their = their, our
+	}
+	theirs = os.NewFile(uintptr(their), "pipe")
+	if err := unix.SetNonblock(our, true); err != nil {
+		_ = unix.Close(our)
+		return nil, nil, errors.Join(fmt.Errorf("make pipe: %w", err), theirs.Close())
+	}
+	return os.NewFile(uintptr(our), "pipe"), theirs, nil
 }
 
 // closeTheirs closes the ends that the process has got.
@@ -157,7 +180,7 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 	p.closeTheirs()
 	if err != nil {
 		p.close()
-		return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
+		return monitor.Exit{}, err
 	}
 	defer started.Close()
 	var pumps []*pump
@@ -174,12 +197,10 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 		defer p.in.Close()
 	}
 	exit, err := s.awaitExec(ctx, c, started)
-	for _, pump := range pumps {
-		if err != nil {
-			pump.stop()
-		} else {
-			pump.drain()
-		}
+	if err != nil {
+		stopAll(pumps)
+	} else {
+		drainAll(pumps)
 	}
 	return exit, err
 }
@@ -208,7 +229,7 @@ func (s *Service) execTerminal(ctx context.Context, id string, cmd []string, in 
 	}
 	started, console, err := s.opts.Processes.Exec(ctx, monitor.ExecRequest{ContainerID: c.id, Process: process})
 	if err != nil {
-		return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
+		return monitor.Exit{}, err
 	}
 	defer started.Close()
 	if console, err = pollable(console); err != nil {
@@ -233,9 +254,9 @@ func (s *Service) execTerminal(ctx context.Context, id string, cmd []string, in 
 	})
 	exit, err := s.awaitExec(ctx, c, started)
 	if err != nil {
-		output.stop()
+		stopAll([]*pump{output})
 	} else {
-		output.drain()
+		drainAll([]*pump{output})
 	}
 	return exit, err
 }

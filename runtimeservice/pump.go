@@ -20,7 +20,7 @@ const (
 )
 
 // pump copies what comes out of a pipe or a terminal until its end. After
-// drain it ends soon: with what is in the pipe then, but without waiting for who
+// drainAll it ends soon: with what is in the pipe then, but without waiting for who
 // holds the other end.
 type pump struct {
 	from *os.File
@@ -85,19 +85,31 @@ func (p *pump) copyRest(to io.Writer, buf []byte) {
 	}
 }
 
-// drain makes the pump end within drainTime and waits for that.
-func (p *pump) drain() {
-	_ = p.from.SetReadDeadline(time.Now().Add(drainTime)) // an error says that it has ended
-	<-p.done
+// drainAll makes the pumps end within drainTime and waits for that.
+func drainAll(pumps []*pump) {
+	deadline := time.Now().Add(drainTime)
+	for _, p := range pumps {
+		_ = p.from.SetReadDeadline(deadline) // an error says that it has ended
+	}
+	for _, p := range pumps {
+		<-p.done
+	}
 }
 
-// stop makes the pump end now, without what is in the pipe. It is waited for, but
-// not for a writer that blocks: its client is being disconnected.
-func (p *pump) stop() {
-	_ = p.from.SetReadDeadline(time.Now())
-	select {
-	case <-p.done:
-	case <-time.After(drainTime):
+// stopAll makes the pumps end now, without what is in the pipes. They are waited
+// for, but not a writer that blocks: its client is being disconnected.
+func stopAll(pumps []*pump) {
+	now := time.Now()
+	for _, p := range pumps {
+		_ = p.from.SetReadDeadline(now)
+	}
+	patience := time.After(drainTime)
+	for _, p := range pumps {
+		select {
+		case <-p.done:
+		case <-patience:
+			return
+		}
 	}
 }
 

@@ -61,6 +61,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	}
 	s.sandboxes.remove(sb.id, sb.key)
 	s.runs.Forget(sb.key)
+	s.usage.forget(sb.id)
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	return nil
 }

@@ -1,9 +1,6 @@
 package runtimeservice
 
-import (
-	"context"
-	"fmt"
-)
+import "context"
 
 // ReopenContainerLog makes a running container's output go to a new file at its
 // log path, after the old one was renamed. Nothing is lost or repeated. A
@@ -16,8 +13,5 @@ func (s *Service) ReopenContainerLog(ctx context.Context, id string) error {
 	if err := c.requireRunning(); err != nil {
 		return err
 	}
-	if err := s.opts.Processes.ReopenLog(ctx, c.id); err != nil {
-		return fmt.Errorf("reopen log of container %s: %w", c.id, err)
-	}
-	return nil
+	return s.opts.Processes.ReopenLog(ctx, c.id)
 }

@@ -36,27 +36,24 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 		defer cancel()
 		return struct{}{}, s.startContainer(ctx, c)
 	})
-	if err != nil {
-		return fmt.Errorf("start container %s: %w", c.id, err)
-	}
-	return nil
+	return err
 }
 
 func (s *Service) startContainer(ctx context.Context, c *container) error {
 	if err := c.sandbox.join(ctx); err != nil {
-		return err
+		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	defer c.sandbox.leave()
 	if err := c.op.acquire(ctx); err != nil {
-		return err
+		return fmt.Errorf("start container %s: wait for other calls: %w", c.id, err)
 	}
 	defer c.op.release()
 	if state := c.state(); state != record.Created {
-		return fmt.Errorf("it is %s, only a created container can be started: %w", state, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("start container %s: it is %s, only a created container can be started: %w", c.id, state, errdefs.ErrFailedPrecondition)
 	}
 	ociSpec, err := s.specToStart(c)
 	if err != nil {
-		return err
+		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	started, err := s.opts.Processes.Start(ctx, monitor.StartRequest{
 		ID:            c.id,
@@ -137,7 +134,7 @@ const (
 )
 
 // startFailed makes sure that nothing runs and records why; it returns the error
-// of the start.
+// of the start, which names the container.
 func (s *Service) startFailed(ctx context.Context, c *container, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()

@@ -45,6 +45,31 @@ func execs(t *testing.T, n *node, process func(in, out, errOut *os.File, e *fake
 	}
 }
 
+// TestProcessesGetBlockingPipes: one that writes faster than it is read must
+// wait, not fail with EAGAIN.
+func TestProcessesGetBlockingPipes(t *testing.T) {
+	n, s, id := running(t)
+	n.monitor.exec = func(req monitor.ExecRequest) (Execution, *os.File, error) {
+		for name, f := range map[string]*os.File{"stdin": req.Stdin, "stdout": req.Stdout, "stderr": req.Stderr} {
+			raw, err := f.SyscallConn() // Fd would make it a blocking one
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = raw.Control(func(fd uintptr) {
+				if flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
+					t.Errorf("%s has flags %#x, %v", name, flags, err)
+				}
+			})
+		}
+		e := newFakeExecution()
+		e.exited <- monitor.Exit{}
+		return e, nil, nil
+	}
+	if err := s.Exec(t.Context(), id, []string{"x"}, strings.NewReader(""), &writeCloser{}, &writeCloser{}, false, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func running(t *testing.T) (*node, *Service, string) {
 	n := newNode(t)
 	s, _ := n.start()
