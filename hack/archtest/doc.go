@@ -1,0 +1,2 @@
+// Package archtest holds the tests of what docs/architecture.md says about packages.
+package archtest
