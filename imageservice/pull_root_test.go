@@ -286,17 +286,19 @@ func TestBadImages(t *testing.T) {
 		kind  error
 		text  string
 	}{
-		"unknown tag":         {func(_ *testing.T, r *imagetest.Registry) string { return r.Host + "/none:1" }, errdefs.ErrNotFound, "404"},
-		"no name":             {func(*testing.T, *imagetest.Registry) string { return "" }, errdefs.ErrInvalidArgument, "empty"},
-		"no valid name":       {func(*testing.T, *imagetest.Registry) string { return "Not A Name" }, errdefs.ErrInvalidArgument, "Not A Name"},
-		"an ID":               {func(*testing.T, *imagetest.Registry) string { return digest.FromString("x").String() }, errdefs.ErrInvalidArgument, "image ID"},
-		"a page of HTML":      {answer("/manifests/", html), errdefs.ErrInvalidArgument, "not JSON"},
-		"empty answer":        {answer("/manifests/", func(http.ResponseWriter, *http.Request) {}), errdefs.ErrInvalidArgument, "not JSON"},
-		"endless manifest":    {answer("/manifests/", endless), errdefs.ErrInvalidArgument, "longer than"},
-		"endless config":      {answer(digest.FromBytes(config).Encoded(), endless), errdefs.ErrInvalidArgument, "longer than"},
-		"forbidden":           {answer("/manifests/", code(http.StatusForbidden)), errdefs.ErrPermissionDenied, "403"},
-		"unauthorized":        {answer("/manifests/", code(http.StatusUnauthorized)), errdefs.ErrUnauthenticated, "401"},
-		"endless redirects":   {answer("/manifests/", func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, req.URL.Path+"x", http.StatusFound) }), nil, "redirects"},
+		"unknown tag":      {func(_ *testing.T, r *imagetest.Registry) string { return r.Host + "/none:1" }, errdefs.ErrNotFound, "404"},
+		"no name":          {func(*testing.T, *imagetest.Registry) string { return "" }, errdefs.ErrInvalidArgument, "empty"},
+		"no valid name":    {func(*testing.T, *imagetest.Registry) string { return "Not A Name" }, errdefs.ErrInvalidArgument, "Not A Name"},
+		"an ID":            {func(*testing.T, *imagetest.Registry) string { return digest.FromString("x").String() }, errdefs.ErrInvalidArgument, "image ID"},
+		"a page of HTML":   {answer("/manifests/", html), errdefs.ErrInvalidArgument, "not JSON"},
+		"empty answer":     {answer("/manifests/", func(http.ResponseWriter, *http.Request) {}), errdefs.ErrInvalidArgument, "not JSON"},
+		"endless manifest": {answer("/manifests/", endless), errdefs.ErrInvalidArgument, "longer than"},
+		"endless config":   {answer(digest.FromBytes(config).Encoded(), endless), errdefs.ErrInvalidArgument, "longer than"},
+		"forbidden":        {answer("/manifests/", code(http.StatusForbidden)), errdefs.ErrPermissionDenied, "403"},
+		"unauthorized":     {answer("/manifests/", code(http.StatusUnauthorized)), errdefs.ErrUnauthenticated, "401"},
+		"endless redirects": {answer("/manifests/", func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, req.URL.Path+"x", http.StatusFound)
+		}), nil, "redirects"},
 		"not found blob":      {answer(good.Descriptor.Digest.Encoded(), code(http.StatusNotFound)), errdefs.ErrNotFound, "404"},
 		"wrong blob":          {answer(good.Descriptor.Digest.Encoded(), fixed(good.Blob[:len(good.Blob)-1], "x")), errdefs.ErrDataLoss, "digest"},
 		"longer blob":         {answer(good.Descriptor.Digest.Encoded(), fixed(good.Blob, "x")), errdefs.ErrDataLoss, "sends"},

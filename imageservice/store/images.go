@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -324,7 +323,8 @@ func (s *Store) RemoveImage(id digest.Digest) error {
 	}
 	// The record goes first: layers without an image are collected at the next
 	// start, an image without layers would not work.
-	if err := tree.RemovePath(s.path(imagesDir), id.Encoded()); err != nil {
+	dir, err := s.takeAway(s.imagePath(id))
+	if err != nil {
 		s.commit.Unlock()
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
@@ -335,7 +335,7 @@ func (s *Store) RemoveImage(id digest.Digest) error {
 			delete(s.names, n.Ref)
 		}
 	}
-	trash := s.unref(img.Layers)
+	layers := s.unref(img.Layers)
 	s.mu.Unlock()
-	return s.dispose(trash)
+	return s.dispose(layers, dir)
 }

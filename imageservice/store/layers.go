@@ -130,27 +130,21 @@ func (s *Store) unref(ids []digest.Digest) []digest.Digest {
 	return trash
 }
 
-// dispose removes the trees of layers that are no longer in the store. It is
-// called with commit held, and gives it up before the long part.
-func (s *Store) dispose(ids []digest.Digest) error {
+// dispose removes the trees of layers that are no longer in the store, and what
+// else is in the trash. It is called with commit held, and gives it up before the
+// long part.
+func (s *Store) dispose(ids []digest.Digest, trash ...string) error {
 	var err error
-	var dirs []string
 	for _, id := range ids {
-		dir, derr := os.MkdirTemp(s.path(ingestDir), "trash-")
-		if derr == nil {
-			derr = os.Rename(s.path(layersDir, id.Encoded()), filepath.Join(dir, "it"))
-		}
-		if derr != nil {
-			// A full disk may refuse the directory, never the removal.
-			derr = tree.RemovePath(s.path(layersDir), id.Encoded())
-		} else {
-			dirs = append(dirs, dir)
-		}
-		err = errors.Join(err, derr)
+		dir, terr := s.takeAway(s.path(layersDir, id.Encoded()))
+		trash = append(trash, dir)
+		err = errors.Join(err, terr)
 	}
 	s.commit.Unlock()
-	for _, dir := range dirs {
-		err = errors.Join(err, tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)))
+	for _, dir := range trash {
+		if dir != "" {
+			err = errors.Join(err, tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("remove layers: %w", err)

@@ -159,19 +159,20 @@ func (s *Store) RemoveRootfs(id string) error {
 	if _, err := s.Rootfs(id); err != nil {
 		return nil
 	}
-	if err := tree.RemovePath(s.path(rootfsDir), id); err != nil {
+	dir, err := s.takeAway(s.path(rootfsDir, id))
+	if err != nil {
 		return fmt.Errorf("remove root file system of %s: %w", id, err)
 	}
 	s.commit.Lock()
 	s.mu.Lock()
 	e, ok := s.rootfs[id]
-	var trash []digest.Digest
+	var layers []digest.Digest
 	if ok {
 		delete(s.rootfs, id)
-		trash = s.unref(e.held)
+		layers = s.unref(e.held)
 	}
 	s.mu.Unlock()
-	return s.dispose(trash)
+	return s.dispose(layers, dir)
 }
 
 // Trusted tells whether what the container wrote can be mounted again: a

@@ -51,6 +51,8 @@ type Store struct {
 	bootID string
 	log    *slog.Logger
 
+	leftovers []string // in ingest/ when the store was opened
+
 	// commit serialises changes of what is on disk below images/ and layers/, so
 	// that readers need not wait for a disk.
 	commit sync.Mutex
@@ -97,7 +99,7 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
 	}
-	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadImages, s.dropUnreferenced} {
+	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadImages, s.dropUnreferenced, s.findLeftovers} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("open image store: %w", named(err))
 		}
@@ -153,15 +155,32 @@ func (s *Store) entries(dir string) ([]string, error) {
 
 // discard moves path to ingest/, from where Sweep removes it.
 func (s *Store) discard(path string) error {
+	_, err := s.toTrash(path)
+	return err
+}
+
+// toTrash moves path into a new directory of ingest/, which it returns: from then
+// on nothing of it is in sight, and a kill leaves only what Sweep removes.
+func (s *Store) toTrash(path string) (string, error) {
 	trash, err := os.MkdirTemp(s.path(ingestDir), "trash-")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(path, filepath.Join(trash, "it")); err != nil {
 		os.Remove(trash)
-		return err
+		return "", err
 	}
-	return nil
+	return trash, nil
+}
+
+// takeAway moves path to the trash and returns what is left to remove. A full disk
+// can refuse the move: then path is removed where it is, since that makes room.
+func (s *Store) takeAway(path string) (string, error) {
+	trash, err := s.toTrash(path)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return trash, nil
+	}
+	return "", tree.RemovePath(filepath.Dir(path), filepath.Base(path))
 }
 
 // setAside moves a damaged record where an operator can look at it.
@@ -174,19 +193,23 @@ func (s *Store) setAside(path string, why error) error {
 	return os.Rename(path, target)
 }
 
-// Sweep frees the space of what is in ingest/ and not in use. It is for the time
-// before the first pull.
+// Sweep frees the space of what an earlier process left in ingest/. What this one
+// makes there is not touched: pulls may run meanwhile.
 func (s *Store) Sweep() error {
-	list, err := os.ReadDir(s.path(ingestDir))
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		if err := tree.RemovePath(s.path(ingestDir), e.Name()); err != nil {
+	for _, name := range s.leftovers {
+		if err := tree.RemovePath(s.path(ingestDir), name); err != nil {
 			return fmt.Errorf("remove leftovers: %w", err)
 		}
 	}
 	return nil
+}
+
+func (s *Store) findLeftovers() error {
+	list, err := os.ReadDir(s.path(ingestDir))
+	for _, e := range list {
+		s.leftovers = append(s.leftovers, e.Name())
+	}
+	return err
 }
 
 // named gives errors of the disk their kind.

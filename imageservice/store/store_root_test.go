@@ -228,6 +228,24 @@ func TestKillLeavesOnlyIngest(t *testing.T) {
 	expectOnDisk(t, s, 1, 1)
 }
 
+func TestSweepLeavesWhatIsBeingMade(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), boot1)
+	in, err := s.Ingest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	lease := s.Lease()
+	if err := in.Commit(Layer{DiffID: digest.FromString("x")}, lease); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(s.Diff(digest.FromString("x"))); err != nil || !st.IsDir() {
+		t.Fatal(err)
+	}
+}
+
 func TestNamesMove(t *testing.T) {
 	root := t.TempDir()
 	s := mustOpen(t, root, boot1)
