@@ -132,12 +132,9 @@ func TestFailedCreateIsUndone(t *testing.T) {
 				case "specification":
 					return nil, nil, errBoom
 				case "record of it":
-					// A directory in the way stands for a disk that takes no more.
-					inTheWay := filepath.Join(n.root, "specs", "."+in.ID+".tmp")
-					if err := os.Mkdir(inTheWay, 0o700); err != nil {
+					if err := os.Symlink("/dev/full", filepath.Join(n.root, "specs", in.ID+".json")); err != nil {
 						t.Error(err)
 					}
-					t.Cleanup(func() { _ = os.Remove(inTheWay) })
 				}
 				return buildTestSpec(ctx, in)
 			}

@@ -293,8 +293,12 @@ func TestEndThatTheDiskDoesNotTake(t *testing.T) {
 	n := newNode(t)
 	s, stop := n.start()
 	id := mustStart(t, s, mustRun(t, s, podConfig("web")), "app")
-	inTheWay := filepath.Join(n.root, "containers", "."+id+".tmp")
-	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+	path := filepath.Join(n.root, "containers", id+".json")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.Symlink("/dev/full", path)); err != nil {
 		t.Fatal(err)
 	}
 	n.monitor.exit(id, monitor.Exit{Code: 42})
@@ -304,6 +308,9 @@ func TestEndThatTheDiskDoesNotTake(t *testing.T) {
 	stop()
 	if n.monitor.process(id) == nil {
 		t.Fatal("the monitor was told to forget an exit that is not on disk")
+	}
+	if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, before, 0o600)); err != nil {
+		t.Fatal(err)
 	}
 	s, _ = n.start()
 	if status := mustStatus(t, s, id); status.GetExitCode() != 42 {

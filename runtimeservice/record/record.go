@@ -1,14 +1,18 @@
 // Package record keeps what the runtime must remember of sandboxes and
-// containers: one JSON file each, versioned and with a checksum.
+// containers: a file each, to which every change appends one line of JSON with a
+// version and a checksum. The last whole line is the record.
 //
-// A Put is a temporary file and a rename, so a reader (the daemon's next start,
-// after a kill -9 at any instruction) finds the old record or the new one. It is
-// not synced to disk before the call that asked for it is answered: what a
-// sandbox consists of (namespaces, mounts, processes) does not outlive a power
-// loss either. Store.Run syncs within a second. So after a power loss a record
-// can be missing or torn; the boot ID has changed then, all sandboxes are
-// stopped, and whatever has no record is removed at start. A torn record fails
-// its checksum and is set aside, never taken for a whole one.
+// So a reader (the daemon's next start, after a kill -9 at any instruction)
+// finds the record before a change or after it: a line that was cut off fails
+// its checksum and is dropped. Appending costs a twentieth of replacing the
+// file, and unlike a rename without a sync it never leaves less than was there.
+//
+// A change is not synced to disk before the call that asked for it is answered:
+// what a sandbox consists of (namespaces, mounts, processes) does not outlive a
+// power loss either. Store.Run syncs within a second. After a power loss the last
+// changes, or a whole record, can be missing; the boot ID has changed then, all
+// sandboxes are stopped, and whatever has no record is removed at start. A file
+// without any whole line is set aside.
 package record
 
 // State is how far a sandbox or a container has come, as far as the next start

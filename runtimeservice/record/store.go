@@ -21,6 +21,9 @@ const (
 	damagedDir = "damaged"
 	// syncEvery bounds how long a record may be in memory only.
 	syncEvery = time.Second
+	// compactAbove is the size from which a file is written anew. A record is a
+	// few kilobytes and changes a few times in its life.
+	compactAbove = 256 << 10
 	// loaders is how many files are read at a time at start.
 	loaders = 4
 )
@@ -36,8 +39,7 @@ type Store[T any] struct {
 	gone  bool                // a file was removed and the directory not synced
 }
 
-// Open makes dir where it does not exist and removes what an interrupted Put
-// left. It starts nothing; Run syncs.
+// Open makes dir where it does not exist. It starts nothing; Run syncs.
 func Open[T any](dir string, log *slog.Logger) (*Store[T], error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make record directory: %w", err)
@@ -45,23 +47,70 @@ func Open[T any](dir string, log *slog.Logger) (*Store[T], error) {
 	return &Store[T]{dir: dir, log: log, dirty: make(map[string]struct{})}, nil
 }
 
-// Put replaces the record of id. The file is whole at any time for a reader of
-// this boot; it is on disk within a second, if Run runs.
+// Put replaces the record of id. What was there before holds until the new one is
+// whole, and after an error; it is on disk within a second, if Run runs.
 func (s *Store[T]) Put(id string, v *T) error {
-	raw, err := encode(v)
+	line, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode record of %s: %w", id, err)
 	}
-	tmp := filepath.Join(s.dir, "."+id+".tmp")
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return fmt.Errorf("write record of %s: %w", id, errors.Join(err, ignoreNotExist(os.Remove(tmp))))
-	}
-	if err := os.Rename(tmp, s.path(id)); err != nil {
-		return fmt.Errorf("put record of %s in place: %w", id, errors.Join(err, os.Remove(tmp)))
+	if err := s.put(id, line); err != nil {
+		return fmt.Errorf("write record of %s: %w", id, err)
 	}
 	s.mu.Lock()
 	s.dirty[id] = struct{}{}
 	s.mu.Unlock()
+	return nil
+}
+
+func (s *Store[T]) put(id string, line []byte) error {
+	file, err := os.OpenFile(s.path(id), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	if size > compactAbove {
+		return s.rewrite(id, line)
+	}
+	n, err := file.Write(line)
+	switch {
+	case err == nil:
+		return nil
+	case size == 0:
+		return errors.Join(err, ignoreNotExist(os.Remove(s.path(id))))
+	case n > 0:
+		return errors.Join(err, file.Truncate(size))
+	default:
+		return err
+	}
+}
+
+// rewrite makes a file that has only the line, in place of one that has grown.
+func (s *Store[T]) rewrite(id string, line []byte) error {
+	tmp := filepath.Join(s.dir, "."+id+".tmp")
+	err := func() error {
+		file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if _, err := file.Write(line); err != nil {
+			return err
+		}
+		// The old file is complete: it may only go when the new one cannot.
+		if err := file.Sync(); err != nil {
+			return err
+		}
+		return os.Rename(tmp, s.path(id))
+	}()
+	if err != nil {
+		return errors.Join(err, ignoreNotExist(os.Remove(tmp)))
+	}
 	return nil
 }
 
@@ -85,14 +134,14 @@ func (s *Store[T]) Get(id string) (*T, error) {
 		return nil, fmt.Errorf("read record of %s: %w", id, err)
 	}
 	v := new(T)
-	if err := decode(raw, v); err != nil {
+	if _, err := last(raw, v); err != nil {
 		return nil, fmt.Errorf("read record of %s: %w", id, err)
 	}
 	return v, nil
 }
 
-// Load reads all records, by ID. Temporary files are removed; files that are no
-// whole records are moved into a directory beside and logged.
+// Load reads all records, by ID. Temporary files are removed; files without a
+// whole record are moved into a directory beside and logged.
 func (s *Store[T]) Load() (map[string]*T, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -113,11 +162,8 @@ func (s *Store[T]) Load() (map[string]*T, error) {
 			}
 		case isRecord:
 			group.Go(func() error {
-				v, err := s.Get(id)
-				if errors.Is(err, errDamaged) {
-					return s.setAside(name, err)
-				}
-				if err != nil {
+				v, err := s.load(id)
+				if err != nil || v == nil {
 					return err
 				}
 				mu.Lock()
@@ -131,6 +177,27 @@ func (s *Store[T]) Load() (map[string]*T, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// load is Get that puts a damaged file right: it cuts off what comes after the
+// last whole line, or sets the file aside if there is none, and returns nil then.
+func (s *Store[T]) load(id string) (*T, error) {
+	raw, err := os.ReadFile(s.path(id))
+	if err != nil {
+		return nil, fmt.Errorf("read record of %s: %w", id, err)
+	}
+	v := new(T)
+	whole, err := last(raw, v)
+	if err != nil {
+		return nil, s.setAside(id+suffix, err)
+	}
+	if whole < len(raw) {
+		s.log.Warn("record's last change was cut off; the one before holds", "id", id, "bytes", len(raw)-whole)
+		if err := os.Truncate(s.path(id), int64(whole)); err != nil {
+			return nil, fmt.Errorf("cut damaged record of %s: %w", id, err)
+		}
+	}
+	return v, nil
 }
 
 func (s *Store[T]) setAside(name string, why error) error {

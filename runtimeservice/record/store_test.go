@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func open(t *testing.T, dir string) *Store[Container] {
@@ -122,22 +124,85 @@ func TestLoadSetsTornFilesAside(t *testing.T) {
 	}
 }
 
-func TestPutOnFullDiskKeepsTheOldRecord(t *testing.T) {
+func TestTheLastWholeLineHolds(t *testing.T) {
+	one, err := encode(&Container{ID: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := encode(&Container{ID: "two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := func(parts ...[]byte) (all []byte) {
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		raw  []byte
+		want string
+		size int
+	}{
+		"two lines":     {join(one, two), "two", len(one) + len(two)},
+		"cut off":       {join(one, two[:len(two)-20]), "one", len(one)},
+		"without end":   {join(one, two[:len(two)-1]), "one", len(one)},
+		"zeroes":        {join(one, make([]byte, 4096)), "one", len(one)},
+		"zeroes, lines": {join(one, []byte("\x00\x00\n\n\x00")), "one", len(one)},
+		"cut in middle": {join(one, two[:10], []byte("\n"), two), "two", len(one) + 11 + len(two)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "a.json")
+			if err := os.WriteFile(path, c.raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, dir)
+			all, err := s.Load()
+			if err != nil || all["a"] == nil || all["a"].ID != c.want {
+				t.Fatalf("loaded %v, %v; want %s", all["a"], err, c.want)
+			}
+			if info, err := os.Stat(path); err != nil || info.Size() != int64(c.size) {
+				t.Errorf("file is %v, %v; want %d bytes", info, err, c.size)
+			}
+			// What is appended must not become part of what was cut off.
+			if err := s.Put("a", &Container{ID: "three"}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Get("a"); err != nil || got.ID != "three" {
+				t.Errorf("then %v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestFilesThatGrowAreRewritten(t *testing.T) {
+	s := open(t, t.TempDir())
+	config := make([]byte, 20<<10)
+	for i := range 100 {
+		if err := s.Put("a", &Container{Config: config, ExitCode: int32(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Get("a"); err != nil || got.ExitCode != int32(i) {
+			t.Fatalf("put %d, got %v, %v", i, got, err)
+		}
+	}
+	if info, err := os.Stat(s.path("a")); err != nil || info.Size() > 2*compactAbove {
+		t.Errorf("file is %v, %v", info, err)
+	}
+}
+
+func TestPutOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	if err := s.Put("a", &Container{ID: "old"}); err != nil {
+	if err := os.Symlink("/dev/full", s.path("new")); err != nil {
 		t.Fatal(err)
 	}
-	// A directory in the way of the temporary file stands for a disk that
-	// takes no more.
-	if err := os.Mkdir(filepath.Join(dir, ".a.tmp"), 0o700); err != nil {
-		t.Fatal(err)
+	if err := s.Put("new", &Container{}); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("error is %v", err)
 	}
-	if err := s.Put("a", &Container{ID: "new"}); err == nil {
-		t.Fatal("Put succeeded")
-	}
-	if got, err := s.Get("a"); err != nil || got.ID != "old" {
-		t.Errorf("record is %+v, %v", got, err)
+	if all, err := s.Load(); err != nil || len(all) != 0 {
+		t.Errorf("then there is %v, %v", all, err)
 	}
 }
 
