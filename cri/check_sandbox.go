@@ -117,6 +117,7 @@ func checkSandboxSecurity(path string, s *runtimeapi.LinuxSandboxSecurityContext
 		enum(field(path, "supplemental_groups_policy"), s.GetSupplementalGroupsPolicy()),
 		checkSeccomp(field(path, "seccomp"), s.GetSeccomp()),
 		checkProfile(field(path, "apparmor"), s.GetApparmor()),
-		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()), //nolint:staticcheck // clients still send it
+		//lint:ignore SA1019 clients still send it
+		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
 	)
 }

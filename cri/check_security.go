@@ -118,7 +118,9 @@ func checkContainerSecurity(path string, s *runtimeapi.LinuxContainerSecurityCon
 		each(field(path, "readonly_paths"), s.GetReadonlyPaths(), absolutePath),
 		checkSeccomp(field(path, "seccomp"), s.GetSeccomp()),
 		checkProfile(field(path, "apparmor"), s.GetApparmor()),
-		plain(field(path, "apparmor_profile"), s.GetApparmorProfile()),        //nolint:staticcheck // clients still send it
-		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()), //nolint:staticcheck // clients still send it
+		//lint:ignore SA1019 clients still send it
+		plain(field(path, "apparmor_profile"), s.GetApparmorProfile()),
+		//lint:ignore SA1019 clients still send it
+		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
 	)
 }

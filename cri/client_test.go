@@ -14,7 +14,7 @@ import (
 func TestWithTheKubeletsClient(t *testing.T) {
 	f := serve(t, nil)
 	ctx := t.Context()
-	runtime, err := criclient.NewRemoteRuntimeService(ctx, "unix://"+f.socket, 10*time.Second, nil, true)
+	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(10 * time.Second).WithUseStreaming(true).Build(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

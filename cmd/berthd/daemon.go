@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-cri/berth/cni"
 	"github.com/berth-cri/berth/config"
@@ -24,6 +25,7 @@ import (
 // what the last run left, and serves until ctx ends. Pods run on.
 func run(ctx context.Context, cfg config.Config, s *surface) error {
 	began := time.Now()
+	klog.SetSlogLogger(s.Logger) // what the streaming libraries have to say
 	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver)
 	if err != nil {
 		return err

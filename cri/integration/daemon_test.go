@@ -91,7 +91,7 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	endpoint := "unix://" + d.Socket
 	var err error
-	if d.runtime, err = criclient.NewRemoteRuntimeService(ctx, endpoint, 2*time.Minute, nil, false); err != nil {
+	if d.runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(2 * time.Minute).Build(ctx); err != nil {
 		return fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
 	d.images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(2 * time.Minute).Build(ctx)

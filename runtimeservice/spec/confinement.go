@@ -73,8 +73,9 @@ func checkPaths(field string, paths []string) error {
 // node without AppArmor only a profile asked for by name is an error.
 func appArmorProfile(in *Input) (string, error) {
 	sc := in.Container.GetLinux().GetSecurityContext()
-	choice, err := chooseProfile(securityContextField+".apparmor", sc.GetApparmor(),
-		securityContextField+".apparmor_profile", sc.GetApparmorProfile())
+	//lint:ignore SA1019 clients still send it
+	old := sc.GetApparmorProfile()
+	choice, err := chooseProfile(securityContextField+".apparmor", sc.GetApparmor(), securityContextField+".apparmor_profile", old)
 	if err != nil {
 		return "", err
 	}

@@ -98,8 +98,9 @@ func chooseProfile(field string, p *runtimeapi.SecurityProfile, oldField, old st
 // container has none.
 func seccompProfile(ctx context.Context, in *Input, caps *specs.LinuxCapabilities) (*specs.LinuxSeccomp, error) {
 	sc := in.Container.GetLinux().GetSecurityContext()
-	choice, err := chooseProfile(securityContextField+".seccomp", sc.GetSeccomp(),
-		securityContextField+".seccomp_profile_path", sc.GetSeccompProfilePath())
+	//lint:ignore SA1019 clients still send it
+	old := sc.GetSeccompProfilePath()
+	choice, err := chooseProfile(securityContextField+".seccomp", sc.GetSeccomp(), securityContextField+".seccomp_profile_path", old)
 	if err != nil {
 		return nil, err
 	}

@@ -159,6 +159,7 @@ func TestSeccompChoice(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			in := testInput(t)
 			in.Defaults.SeccompUnset = tc.unset
+			//lint:ignore SA1019 clients still send it
 			securityContext(&in).Seccomp, securityContext(&in).SeccompProfilePath = tc.profile, tc.old
 			s, _ := mustBuild(t, in)
 			got := none

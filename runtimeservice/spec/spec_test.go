@@ -137,7 +137,9 @@ func TestBadRequests(t *testing.T) {
 		{sc + "seccomp.profile_type", errdefs.ErrInvalidArgument, func(in *Input) {
 			securityContext(in).Seccomp = &runtimeapi.SecurityProfile{ProfileType: 7}
 		}},
+		//lint:ignore SA1019 clients still send it
 		{sc + "seccomp_profile_path", errdefs.ErrInvalidArgument, func(in *Input) { securityContext(in).SeccompProfilePath = "nonsense" }},
+		//lint:ignore SA1019 clients still send it
 		{sc + "apparmor_profile", errdefs.ErrFailedPrecondition, func(in *Input) { securityContext(in).ApparmorProfile = "localhost/mine" }},
 		{sc + "selinux_options", errdefs.ErrNotImplemented, func(in *Input) {
 			in.Host.SELinux = true
