@@ -80,12 +80,19 @@ func (s *Service) execProcess(id string, cmd []string, tty bool) (*container, *s
 	if err := c.requireRunning(); err != nil {
 		return nil, nil, err
 	}
-	base, err := s.specs.Get(c.id)
+	base, err := s.processes.Get(c.id)
 	if err != nil {
 		return nil, nil, err
 	}
-	process, err := spec.ExecProcess(base, cmd, tty)
+	process, err := spec.ExecProcess(&specs.Spec{Process: base.Process}, cmd, tty)
 	return c, process, err
+}
+
+// processSpec is the part of a specification that says how its process runs.
+// Most of the rest is the seccomp profile, whose reading would cost more than all
+// that is done here for an exec.
+type processSpec struct {
+	Process *specs.Process `json:"process"`
 }
 
 // pipes are the three of a process without a terminal: the ends it gets, and

@@ -117,6 +117,8 @@ type Service struct {
 	sandboxRecords   *record.Store[record.Sandbox]
 	containerRecords *record.Store[record.Container]
 	specs            *record.Store[specs.Spec]
+	// processes reads the part of specs that an exec needs; it writes nothing.
+	processes *record.Store[processSpec]
 
 	runs    join.Group[sandboxKey, string]
 	creates join.Group[containerKey, string]
@@ -175,6 +177,9 @@ func New(opts Options) (*Service, error) {
 		return nil, err
 	}
 	if s.specs, err = record.Open[specs.Spec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
+		return nil, err
+	}
+	if s.processes, err = record.Open[processSpec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{s.sandboxesDir(), s.containersDir()} {

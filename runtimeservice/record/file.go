@@ -8,7 +8,7 @@ import (
 	"hash/crc32"
 )
 
-// version is that of the envelope and of what is in it. A change that an older
+// version is that of the frame and of what is in it. A change that an older
 // daemon would misread gets the next number.
 const version = 1
 
@@ -18,12 +18,14 @@ var errDamaged = errors.New("damaged record")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// envelope is a line: the checksum is that of the bytes of Data.
-type envelope struct {
-	Version  int             `json:"version"`
-	Checksum string          `json:"crc32c"`
-	Data     json.RawMessage `json:"data"`
-}
+// A line is a JSON object, for people and their tools. Its frame is always
+// written the same, so that reading one needs no parser before the checksum of
+// the data is known to be right.
+const (
+	frameBegin = `{"version":%d,"crc32c":"%08x","data":`
+	frameEnd   = "}\n"
+	frameSize  = len(`{"version":1,"crc32c":"00000000","data":`)
+)
 
 // encode makes a line, with its end.
 func encode(v any) ([]byte, error) {
@@ -31,8 +33,10 @@ func encode(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	line, err := json.Marshal(envelope{Version: version, Checksum: checksum(data), Data: data})
-	return append(line, '\n'), err
+	line := make([]byte, 0, frameSize+len(data)+len(frameEnd))
+	line = fmt.Appendf(line, frameBegin, version, crc32.Checksum(data, castagnoli))
+	line = append(line, data...)
+	return append(line, frameEnd...), nil
 }
 
 // last reads the last whole line of a file into v. whole is how much of the file
@@ -41,9 +45,7 @@ func last(raw []byte, v any) (whole int, err error) {
 	err = fmt.Errorf("%w: it has no line", errDamaged)
 	for end := len(raw); end > 0; {
 		begin := bytes.LastIndexByte(raw[:end-1], '\n') + 1
-		if raw[end-1] != '\n' {
-			err = fmt.Errorf("%w: the last line has no end", errDamaged)
-		} else if err = decode(raw[begin:end], v); err == nil {
+		if err = decode(raw[begin:end], v); err == nil {
 			return end, nil
 		}
 		end = begin
@@ -51,23 +53,18 @@ func last(raw []byte, v any) (whole int, err error) {
 	return 0, err
 }
 
-func decode(raw []byte, v any) error {
-	var e envelope
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return fmt.Errorf("%w: %v", errDamaged, err)
+// decode reads a line with its end.
+func decode(line []byte, v any) error {
+	if len(line) < frameSize+len(frameEnd) || string(line[len(line)-len(frameEnd):]) != frameEnd {
+		return fmt.Errorf("%w: a line is cut off", errDamaged)
 	}
-	if e.Version != version {
-		return fmt.Errorf("%w: version %d, this program knows %d", errDamaged, e.Version, version)
+	frame, data := line[:frameSize], line[frameSize:len(line)-len(frameEnd)]
+	want := fmt.Appendf(nil, frameBegin, version, crc32.Checksum(data, castagnoli))
+	if !bytes.Equal(frame, want) {
+		return fmt.Errorf("%w: it begins with %q, want %q", errDamaged, frame, want)
 	}
-	if got := checksum(e.Data); got != e.Checksum {
-		return fmt.Errorf("%w: checksum %s, want %s", errDamaged, got, e.Checksum)
-	}
-	if err := json.Unmarshal(e.Data, v); err != nil {
+	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("%w: %v", errDamaged, err)
 	}
 	return nil
-}
-
-func checksum(data []byte) string {
-	return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli))
 }
