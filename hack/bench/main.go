@@ -142,7 +142,7 @@ func measure(ctx context.Context, opts options, registry *imageRegistry, targets
 	}
 	if wanted("pull") {
 		for _, tree := range opts.trees {
-			if err := measurePull(ctx, opts, registry, tree, targets, report); err != nil {
+			if err := measurePull(ctx, registry, tree, targets, report); err != nil {
 				return err
 			}
 		}

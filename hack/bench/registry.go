@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -64,7 +65,7 @@ func (r *imageRegistry) addProgram(repository, path string, links []string) (str
 		return "", fmt.Errorf("read the program of %s: %w", repository, err)
 	}
 	program := filepath.Base(path)
-	layer, err := r.layer(0, func(w *tar.Writer) error {
+	archive, err := r.pack(func(w *tar.Writer) error {
 		if err := w.WriteHeader(&tar.Header{Name: "bin/" + program, Mode: 0o755, Size: int64(len(data))}); err != nil {
 			return err
 		}
@@ -81,14 +82,64 @@ func (r *imageRegistry) addProgram(repository, path string, links []string) (str
 	if err != nil {
 		return "", err
 	}
+	layer, err := tarball.LayerFromFile(archive, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return "", err
+	}
 	return r.push(repository+":latest", []string{"/bin/" + program}, layer)
 }
 
-// addTree serves a directory as an image of three gzip layers of about the same size.
-func (r *imageRegistry) addTree(repository, dir string) (string, error) {
-	var total int64
-	var paths []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+// addTree serves a directory as images of three gzip layers of about the same size. The
+// images differ in a first file of each layer, so that each is cold where another was
+// pulled.
+func (r *imageRegistry) addTree(repository, dir string, images int) ([]string, error) {
+	parts, err := r.packTree(dir)
+	if err != nil {
+		return nil, fmt.Errorf("pack tree %s: %w", dir, err)
+	}
+	var refs []string
+	for i := range images {
+		var layers []v1.Layer
+		for _, part := range parts {
+			layer, err := r.marked(part, fmt.Sprintf("image-%d", i))
+			if err != nil {
+				return nil, err
+			}
+			layers = append(layers, layer)
+		}
+		ref, err := r.push(fmt.Sprintf("%s:%d", repository, i), nil, layers...)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+// packTree packs a directory into compressed archives.
+func (r *imageRegistry) packTree(dir string) ([]string, error) {
+	paths, total, err := walkTree(dir)
+	if err != nil {
+		return nil, err
+	}
+	var parts []string
+	for i := range treeLayers {
+		part, err := r.pack(func(w *tar.Writer) error {
+			rest, err := writeTree(w, dir, paths, total/treeLayers, i == treeLayers-1)
+			paths = rest
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+	return parts, nil
+}
+
+// walkTree lists what is in a directory, and the size of all of it.
+func walkTree(dir string) (paths []string, total int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -102,22 +153,35 @@ func (r *imageRegistry) addTree(repository, dir string) (string, error) {
 		}
 		return nil
 	})
+	return paths, total, err
+}
+
+// marked is the layer of a compressed archive with one file more. That is a gzip member
+// and a piece of an archive of its own, put before the other, which is not packed again.
+func (r *imageRegistry) marked(archive, mark string) (v1.Layer, error) {
+	file, err := os.CreateTemp(r.dir, "marked-*.tar.gz")
 	if err != nil {
-		return "", fmt.Errorf("read tree %s: %w", dir, err)
+		return nil, err
 	}
-	var layers []v1.Layer
-	for i := range treeLayers {
-		layer, err := r.layer(i, func(w *tar.Writer) error {
-			rest, err := writeTree(w, dir, paths, total/treeLayers, i == treeLayers-1)
-			paths = rest
-			return err
-		})
-		if err != nil {
-			return "", fmt.Errorf("pack tree %s: %w", dir, err)
-		}
-		layers = append(layers, layer)
+	defer file.Close()
+	compressed := gzip.NewWriter(file)
+	w := tar.NewWriter(compressed)
+	if err := w.WriteHeader(&tar.Header{Name: mark, Mode: 0o644}); err != nil {
+		return nil, err
 	}
-	return r.push(repository+":latest", nil, layers...)
+	// Flushed, not closed: the end of this archive is that of the other.
+	if err := errors.Join(w.Flush(), compressed.Close()); err != nil {
+		return nil, err
+	}
+	rest, err := os.Open(archive)
+	if err != nil {
+		return nil, err
+	}
+	defer rest.Close()
+	if _, err := io.Copy(file, rest); err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromFile(file.Name(), tarball.WithMediaType(types.OCILayer))
 }
 
 // writeTree writes paths until size bytes are in, or all of them, and returns the rest.
@@ -167,24 +231,19 @@ func writeFile(w *tar.Writer, dir, path string) (int64, error) {
 	return io.Copy(w, file)
 }
 
-func (r *imageRegistry) layer(number int, fill func(*tar.Writer) error) (v1.Layer, error) {
-	file, err := os.CreateTemp(r.dir, fmt.Sprintf("layer-%d-*.tar.gz", number))
+// pack writes a compressed archive and returns its path.
+func (r *imageRegistry) pack(fill func(*tar.Writer) error) (string, error) {
+	file, err := os.CreateTemp(r.dir, "layer-*.tar.gz")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer file.Close()
 	compressed := gzip.NewWriter(file)
 	archive := tar.NewWriter(compressed)
 	if err := fill(archive); err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := archive.Close(); err != nil {
-		return nil, err
-	}
-	if err := compressed.Close(); err != nil {
-		return nil, err
-	}
-	return tarball.LayerFromFile(file.Name(), tarball.WithMediaType(types.OCILayer))
+	return file.Name(), errors.Join(archive.Close(), compressed.Close())
 }
 
 func (r *imageRegistry) push(repository string, entrypoint []string, layers ...v1.Layer) (string, error) {
