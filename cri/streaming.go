@@ -31,7 +31,8 @@ const (
 	// ended, for the last bytes to arrive. The libraries close it themselves,
 	// except where a client never created its streams.
 	lingerTimeout = 5 * time.Second
-	// farewellTimeout bounds the wait for sessions that were told to end.
+	// farewellTimeout bounds the wait for sessions that were told to end, and for
+	// their clients to leave.
 	farewellTimeout = 2 * time.Second
 )
 
@@ -141,14 +142,15 @@ func (s *streamingServer) serve() error {
 }
 
 // stop ends the server and every session. A session that runs is told first and
-// has a moment to tell its client: one whose connection just closes looks to
-// kubectl like a command that succeeded.
+// has a moment to tell its client, and the client one to hear it: a connection
+// that just closes looks to kubectl like a command that succeeded.
 func (s *streamingServer) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
 	defer cancel()
 	s.conns.leaveAll()
 	s.sessions.drain(ctx)
 	s.http.Close()
+	s.conns.wait(ctx)
 	s.conns.closeAll()
 }
 

@@ -88,6 +88,18 @@ func (c *connections) leaveAll() {
 	}
 }
 
+// wait returns when no connection is open, or ctx ends.
+func (c *connections) wait(ctx context.Context) {
+	const interval = 5 * time.Millisecond
+	for c.count() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(interval):
+		}
+	}
+}
+
 // closeAll closes every connection, and those still to come.
 func (c *connections) closeAll() {
 	c.mu.Lock()
