@@ -50,6 +50,8 @@ type Network interface {
 	Detach(ctx context.Context, podID string) error
 	// Release says that the pod is gone for good.
 	Release(ctx context.Context, podID string)
+	// Pods returns those that are attached or still owe the network something.
+	Pods() ([]string, error)
 	Status() cni.Status
 }
 

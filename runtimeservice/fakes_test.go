@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -368,6 +370,12 @@ func (n *fakeNetwork) Release(_ context.Context, id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.released = append(n.released, id)
+}
+
+func (n *fakeNetwork) Pods() ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Concat(slices.Collect(maps.Keys(n.attached)), n.debts), nil
 }
 
 func (n *fakeNetwork) Status() cni.Status { return n.status }

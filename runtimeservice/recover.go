@@ -45,7 +45,11 @@ func (s *Service) Start(ctx context.Context) error {
 	if err := s.compare(running); err != nil {
 		return err
 	}
-	return s.findOrphans(ctx, running)
+	if err := s.findOrphans(ctx, running); err != nil {
+		return err
+	}
+	s.releaseUnknownPods(ctx)
+	return nil
 }
 
 // takeUpSandboxes fills the table with what is or was ready, and leaves the rest
@@ -272,6 +276,24 @@ func (s *Service) findOrphans(ctx context.Context, running []monitor.Container) 
 		}
 	}
 	return nil
+}
+
+// releaseUnknownPods gives up the networks of pods that have no record, and no
+// leftover that would do it: the record was lost, or removed just before the
+// daemon was killed. A network that cannot tell has its reason in Status, and pods
+// that run do not depend on it.
+func (s *Service) releaseUnknownPods(ctx context.Context) {
+	pods, err := s.opts.Network.Pods()
+	if err != nil {
+		s.log.Error("list pods on the network", "error", err)
+		return
+	}
+	for _, id := range pods {
+		if _, ok := s.sandboxes.get(id); !ok {
+			s.log.Info("release the network of a pod without a sandbox", "sandbox", id)
+			s.opts.Network.Release(ctx, id)
+		}
+	}
 }
 
 // idsIn lists the IDs that a directory has entries for. Other names are not ours.

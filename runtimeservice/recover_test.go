@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/cni"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
 	"github.com/berth-cri/berth/runtimeservice/record"
@@ -335,5 +337,28 @@ func TestSixtyPodsAreTakenUp(t *testing.T) {
 	})
 	if err != nil || len(running) != pods {
 		t.Errorf("%d containers run, %v", len(running), err)
+	}
+}
+
+func TestNetworksOfUnknownPodsAreReleased(t *testing.T) {
+	n := newNode(t)
+	s, stop := n.start()
+	known, err := s.RunPodSandbox(t.Context(), podConfig("known"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	unknown := newID()
+	if _, err := n.network.Attach(t.Context(), cni.Pod{ID: unknown}); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.network.mu.Lock()
+	defer n.network.mu.Unlock()
+	if !slices.Contains(n.network.released, unknown) {
+		t.Errorf("released %v, not %s, which has no sandbox", n.network.released, unknown)
+	}
+	if slices.Contains(n.network.released, known) {
+		t.Errorf("released %s, which has a sandbox", known)
 	}
 }

@@ -63,6 +63,11 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	if err != nil {
 		return err
 	}
+	disconnect, err := addHealthChecks(cfg, s, processes)
+	if err != nil {
+		return err
+	}
+	defer disconnect()
 	if err := runtime.Start(ctx); err != nil {
 		return fmt.Errorf("take up pods: %w", err)
 	}
