@@ -19,10 +19,19 @@ var ErrCommand = protocol.ErrCommand
 // start goes on; Delete cancels it. After an error nothing of the container is
 // left.
 func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
-	return c.start(ctx, r.ID, protocol.MethodStart, protocol.Start{
+	clients, err := openClients(r.Attach)
+	if err != nil {
+		return Started{}, fmt.Errorf("start container %q: %w", r.ID, err)
+	}
+	defer clients.release()
+	started, err := c.start(ctx, r.ID, protocol.MethodStart, protocol.Start{
 		ID: r.ID, Spec: r.Spec, SystemdCgroup: r.SystemdCgroup,
-		LogPath: r.LogPath, Stdin: r.Stdin, StdinOnce: r.StdinOnce,
-	})
+		LogPath: r.LogPath, Stdin: r.Stdin, StdinOnce: r.StdinOnce, Attach: clients.bodies,
+	}, clients.fds)
+	if err == nil {
+		started.Ended = clients.watch()
+	}
+	return started, err
 }
 
 // StartPodInit starts the init process of a pod. It is idempotent as Start is,
@@ -33,10 +42,10 @@ func (c *Client) StartPodInit(ctx context.Context, r PodInitRequest) (Started, e
 	return c.start(ctx, r.ID, protocol.MethodStartPodInit, protocol.StartPodInit{
 		ID: r.ID, IPC: r.IPC, UTS: r.UTS, Net: r.Net,
 		CgroupsPath: r.CgroupsPath, SystemdCgroup: r.SystemdCgroup,
-	})
+	}, nil)
 }
 
-func (c *Client) start(ctx context.Context, id string, method protocol.Method, body any) (Started, error) {
+func (c *Client) start(ctx context.Context, id string, method protocol.Method, body any, fds []int) (Started, error) {
 	var started protocol.Started
 	// The container runs even if the caller no longer waits, and its
 	// descriptors have to be kept.
@@ -45,7 +54,7 @@ func (c *Client) start(ctx context.Context, id string, method protocol.Method, b
 			c.log.Error("keep descriptors of container", "container", id, "error", err)
 		}
 	}
-	frame, err := c.do(ctx, method, body, nil, late)
+	frame, err := c.do(ctx, method, body, fds, late)
 	if err != nil {
 		return Started{}, err
 	}
@@ -70,6 +79,7 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	c.forget(id)
+	c.exits.forget(id)
 	return nil
 }
 
@@ -115,8 +125,21 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 }
 
 // Upgrade has the monitor re-execute itself with Options.Binary, under the same
-// PID and as parent of the same containers. Requests under way are finished
-// first; later ones wait for the new program.
+// PID and as parent of the same containers, and returns when the new program
+// answers. Requests under way are finished first; later ones wait for it. A
+// program that is no berth-monitor is refused and nothing changes.
 func (c *Client) Upgrade(ctx context.Context) error {
-	return c.doJSON(ctx, protocol.MethodUpgrade, protocol.Upgrade{Binary: c.options.Binary}, nil)
+	s, err := c.current(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.callJSON(ctx, protocol.MethodUpgrade, protocol.Upgrade{Binary: c.options.Binary}, nil); err != nil {
+		return err
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return c.connect(ctx)
 }

@@ -41,6 +41,7 @@ func New(options Options) *Client {
 		kept:    map[string]*kept{},
 	}
 	c.exits.wake = make(chan struct{}, 1)
+	c.exits.told = map[string]time.Time{}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -184,10 +185,8 @@ func (c *Client) connect(ctx context.Context) error {
 		s.conn.Close()
 		return errClosed
 	}
-	select {
-	case <-s.done:
+	if s.ended {
 		return fmt.Errorf("connect to monitor: connection ended: %w", errdefs.ErrUnavailable)
-	default:
 	}
 	c.session = s
 	c.notify()
@@ -224,7 +223,7 @@ func (c *Client) dial(ctx context.Context) (*session, error) {
 		if err := s.callJSON(ctx, protocol.MethodHello, protocol.Hello{Version: protocol.Version}, &info); err != nil {
 			conn.Close()
 			<-s.done
-			return nil, err
+			return nil, fmt.Errorf("greet it: %w", err)
 		}
 		if info.Version == protocol.Version {
 			return s, nil
@@ -247,18 +246,21 @@ func (c *Client) dial(ctx context.Context) (*session, error) {
 func (c *Client) handOver(ctx context.Context, s *session) error {
 	var list protocol.List
 	if err := s.callJSON(ctx, protocol.MethodList, struct{}{}, &list); err != nil {
-		return err
+		return fmt.Errorf("list its containers: %w", err)
 	}
 	known := map[string]bool{}
 	for _, entry := range list.Containers {
 		known[entry.ID] = true
 		if err := c.handOverOne(ctx, s, entry); err != nil {
-			return err
+			return fmt.Errorf("hand over container %q: %w", entry.ID, err)
 		}
 	}
 	c.forgetOthers(known)
 	hello := protocol.Hello{Version: protocol.Version, Own: true}
-	return s.callJSON(ctx, protocol.MethodHello, hello, nil)
+	if err := s.callJSON(ctx, protocol.MethodHello, hello, nil); err != nil {
+		return fmt.Errorf("own its containers: %w", err)
+	}
+	return nil
 }
 
 func (c *Client) handOverOne(ctx context.Context, s *session, entry protocol.Container) error {

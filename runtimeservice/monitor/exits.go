@@ -15,6 +15,27 @@ type exitQueue struct {
 	mu    sync.Mutex
 	queue []protocol.Exit
 	wake  chan struct{}
+	// told has the exits that OnExit has got. A monitor that was replaced may
+	// tell one again that it did not see acknowledged.
+	told map[string]time.Time
+}
+
+// first reports whether an exit has not been told, and counts it as told.
+func (q *exitQueue) first(e protocol.Exit) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if at, known := q.told[e.ID]; known && at.Equal(e.ExitedAt) {
+		return false
+	}
+	q.told[e.ID] = e.ExitedAt
+	return true
+}
+
+// forget is called when a container is deleted.
+func (q *exitQueue) forget(id string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.told, id)
 }
 
 func (q *exitQueue) push(e protocol.Exit) {
@@ -41,10 +62,9 @@ func (q *exitQueue) take() []protocol.Exit {
 
 // dispatchExits calls OnExit until the client is closed.
 func (c *Client) dispatchExits() {
-	told := map[string]time.Time{}
 	for range c.exits.wake {
 		for _, e := range c.exits.take() {
-			c.dispatchExit(e, told)
+			c.dispatchExit(e)
 		}
 		c.mu.Lock()
 		closed := c.closed
@@ -59,12 +79,9 @@ func (c *Client) dispatchExits() {
 // again on the next connection, and is known by then.
 const ackTime = 10 * time.Second
 
-func (c *Client) dispatchExit(e protocol.Exit, told map[string]time.Time) {
-	if at, known := told[e.ID]; !known || !at.Equal(e.ExitedAt) {
-		told[e.ID] = e.ExitedAt
-		if c.options.OnExit != nil {
-			c.options.OnExit(exitOf(e))
-		}
+func (c *Client) dispatchExit(e protocol.Exit) {
+	if c.exits.first(e) && c.options.OnExit != nil {
+		c.options.OnExit(exitOf(e))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), ackTime)
 	defer cancel()
@@ -72,7 +89,6 @@ func (c *Client) dispatchExit(e protocol.Exit, told map[string]time.Time) {
 		c.log.Warn("acknowledge exit of container", "container", e.ID, "error", err)
 		return
 	}
-	delete(told, e.ID)
 	c.forget(e.ID)
 }
 

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 )
 
 // Options says where the monitor of a Client lives and whom to tell of exits.
@@ -57,12 +59,21 @@ type StartRequest struct {
 	// Stdin keeps the standard input open for attached clients; otherwise it
 	// is /dev/null. StdinOnce closes it when the first of them is done.
 	Stdin, StdinOnce bool
+	// Attach are clients that get everything from the first byte on, at most
+	// MaxAttach; they name no container.
+	Attach []AttachRequest
 }
+
+// MaxAttach is how many clients can be attached by the start itself.
+const MaxAttach = protocol.MaxAttach
 
 // Started tells of a process that runs.
 type Started struct {
 	Pid       int
 	StartedAt time.Time
+	// Ended has for each client of StartRequest.Attach the channel that is
+	// closed when its session has ended.
+	Ended []<-chan struct{}
 }
 
 // Container is one entry of List.

@@ -16,6 +16,7 @@ import (
 type session struct {
 	client *Client
 	conn   *protocol.Conn
+	ended  bool // guarded by the client's mu
 	// done is closed when the connection has ended and every call has its
 	// error.
 	done chan struct{}
@@ -194,6 +195,7 @@ func (s *session) end(goneAway bool, last uint64) {
 func (c *Client) lost(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.ended = true
 	if c.session == s {
 		c.session = nil
 		c.notify()

@@ -26,7 +26,7 @@ const (
 	// practice is the OCI spec of a container with a thousand mounts.
 	MaxBody = 16 << 20
 	// MaxFDs is how many descriptors a frame can carry.
-	MaxFDs = 8
+	MaxFDs = 64
 )
 
 // header is the fixed beginning of a frame: length of the body, kind, method,

@@ -135,6 +135,9 @@ type Exit struct {
 	Reason    string    `json:"reason,omitempty"`
 }
 
+// MaxAttach is how many clients a Start can bring.
+const MaxAttach = MaxFDs / 4
+
 // Start asks for a container to be created and started.
 type Start struct {
 	ID            string      `json:"id"`
@@ -143,6 +146,9 @@ type Start struct {
 	LogPath       string      `json:"logPath,omitempty"`
 	Stdin         bool        `json:"stdin,omitempty"`
 	StdinOnce     bool        `json:"stdinOnce,omitempty"`
+	// Attach are clients of the streams from the first byte on; their
+	// descriptors come one client after the other. They name no container.
+	Attach []Attach `json:"attach,omitempty"`
 }
 
 // StartPodInit asks for the init process of a pod.
@@ -207,10 +213,21 @@ type KillExec struct {
 // that are true here, in that order, and then with one that the monitor closes
 // when the streams have ended.
 type Attach struct {
-	ContainerID string `json:"containerID"`
+	ContainerID string `json:"containerID,omitempty"`
 	Stdin       bool   `json:"stdin,omitempty"`
 	Stdout      bool   `json:"stdout,omitempty"`
 	Stderr      bool   `json:"stderr,omitempty"`
+}
+
+// Count returns how many descriptors it comes with.
+func (a Attach) Count() int {
+	n := 1
+	for _, has := range []bool{a.Stdin, a.Stdout, a.Stderr} {
+		if has {
+			n++
+		}
+	}
+	return n
 }
 
 // Resize sets the size of a container's terminal.

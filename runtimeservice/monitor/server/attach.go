@@ -61,6 +61,29 @@ type piece struct {
 // attach connects a client to the streams of a running container. It takes the
 // descriptors over.
 func (s *Server) attach(req *protocol.Attach, fds []int) error {
+	a := newAttachment(*req, fds)
+	c, err := s.find(req.ContainerID)
+	if err != nil {
+		a.closeFiles()
+		return fmt.Errorf("attach to container %q: %w", req.ContainerID, err)
+	}
+	c.serveClients([]*attachment{a})
+	return nil
+}
+
+// newAttachments makes the clients that a start brings. It takes the descriptors
+// over.
+func newAttachments(reqs []protocol.Attach, fds []int) []*attachment {
+	clients := make([]*attachment, len(reqs))
+	for i, req := range reqs {
+		n := req.Count()
+		clients[i] = newAttachment(req, fds[:n])
+		fds = fds[n:]
+	}
+	return clients
+}
+
+func newAttachment(req protocol.Attach, fds []int) *attachment {
 	a := &attachment{wake: make(chan struct{}, 1)}
 	take := func(name string, present bool) *os.File {
 		if !present {
@@ -74,15 +97,16 @@ func (s *Server) attach(req *protocol.Attach, fds []int) error {
 	a.out[logfile.Stdout] = take("stdout", req.Stdout)
 	a.out[logfile.Stderr] = take("stderr", req.Stderr)
 	a.done = take("done", true)
-	c, err := s.find(req.ContainerID)
-	if err != nil {
-		a.closeFiles()
-		return fmt.Errorf("attach to container %q: %w", req.ContainerID, err)
+	return a
+}
+
+// serveClients gives clients what the container writes from now on.
+func (c *container) serveClients(clients []*attachment) {
+	for _, a := range clients {
+		a.c = c
+		c.admit(a)
+		a.carry()
 	}
-	a.c = c
-	c.admit(a)
-	a.carry()
-	return nil
 }
 
 func pollable(fd int, name string) *os.File {

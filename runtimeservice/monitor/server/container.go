@@ -79,12 +79,26 @@ func (s *Server) newContainer(id string) *container {
 	return &container{id: id, server: s, started: make(chan struct{}), pidfd: -1, stdin: -1}
 }
 
-// save writes the record; mu is held.
+// save writes the record; mu is held. A deleted container has none.
 func (c *container) save() error {
+	if c.phase == deleted {
+		return nil
+	}
 	return c.server.records.save(&c.rec)
 }
 
-// running returns an error of the right kind unless the container runs. It
+// removeRecord is the last step of a delete that can fail.
+func (c *container) removeRecord() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.server.records.remove(c.id); err != nil {
+		return err
+	}
+	c.phase = deleted
+	return nil
+}
+
+// checkRunning returns an error of the right kind unless the container runs. It
 // does not wait for a start under way.
 func (c *container) checkRunning() error {
 	c.mu.Lock()
@@ -233,7 +247,7 @@ func (c *container) closeStdin() {
 	}
 	unix.Close(c.stdin)
 	c.stdin = -1
-	c.rec.Stdin = false
+	c.rec.StdinClosed = true
 	err := c.save()
 	c.mu.Unlock()
 	if err != nil {

@@ -287,7 +287,7 @@ func (c *container) destroy() error {
 	if err := os.RemoveAll(filepath.Join(c.server.stateDir(), c.id)); err != nil {
 		return err
 	}
-	if err := c.server.records.remove(c.id); err != nil {
+	if err := c.removeRecord(); err != nil {
 		return err
 	}
 	c.release()

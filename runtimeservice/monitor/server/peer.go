@@ -161,7 +161,7 @@ func (p *peer) handle(frame *protocol.Frame) (answer, error) {
 	case protocol.MethodAck:
 		return plain(frame, named(s.ack))
 	case protocol.MethodStart:
-		return decode(frame, p.start)
+		return decode(frame, func(r *protocol.Start) (answer, error) { return p.start(r, frame) })
 	case protocol.MethodStartPodInit:
 		return decode(frame, p.startPodInit)
 	case protocol.MethodSignal:
@@ -206,6 +206,7 @@ func (p *peer) own() {
 		old.Close()
 	}
 	p.s.settle()
+	p.s.tellClosedInputs(p.conn)
 	go p.s.tellExits(p.conn, p.s.exits.subscribe(), p.gone)
 }
 
@@ -230,8 +231,17 @@ func (p *peer) fetch(n *protocol.Named) (answer, error) {
 	return answer{body: started, fds: fds}, nil
 }
 
-func (p *peer) start(req *protocol.Start) (answer, error) {
-	c, err := p.s.start(req)
+func (p *peer) start(req *protocol.Start, frame *protocol.Frame) (answer, error) {
+	want := 0
+	for _, a := range req.Attach {
+		want += a.Count()
+	}
+	if len(frame.FDs) != want {
+		return answer{}, fmt.Errorf("%d descriptors in place of %d: %w", len(frame.FDs), want, errdefs.ErrInvalidArgument)
+	}
+	clients := newAttachments(req.Attach, frame.FDs)
+	frame.FDs = nil
+	c, err := p.s.start(req, clients)
 	return p.started(c, err)
 }
 

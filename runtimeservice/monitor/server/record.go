@@ -30,7 +30,9 @@ type record struct {
 	Terminal  bool              `json:"terminal,omitempty"`
 	Stdin     bool              `json:"stdin,omitempty"`
 	StdinOnce bool              `json:"stdinOnce,omitempty"`
-	Exit      *protocol.Exit    `json:"exit,omitempty"`
+	// StdinClosed says that the input has ended for good.
+	StdinClosed bool           `json:"stdinClosed,omitempty"`
+	Exit        *protocol.Exit `json:"exit,omitempty"`
 	// Acked says that the client has taken note of Exit.
 	Acked bool `json:"acked,omitempty"`
 }

@@ -126,7 +126,7 @@ func (c *container) adopt(has protocol.FDs, fds []int) error {
 	} else {
 		closeValid(pid)
 	}
-	if c.stdin < 0 {
+	if c.stdin < 0 && !c.rec.StdinClosed {
 		c.stdin = stdin
 	} else {
 		closeValid(stdin)

@@ -20,17 +20,29 @@ import (
 
 // start creates and starts a container, or joins a start of the same ID that is
 // under way or done. It returns when the command has been told to run.
-func (s *Server) start(req *protocol.Start) (*container, error) {
+// The clients get what it writes from the first byte on, or where it runs already
+// from now on; without a container they are closed.
+func (s *Server) start(req *protocol.Start, clients []*attachment) (c *container, err error) {
+	defer func() {
+		if err != nil {
+			for _, a := range clients {
+				a.closeFiles()
+			}
+		}
+	}()
 	c, first, err := s.claim(req.ID)
 	if err != nil {
 		return nil, err
 	}
 	if !first {
 		<-c.started
+		if c.startErr == nil {
+			c.serveClients(clients)
+		}
 		return c, c.startErr
 	}
 	ticket := s.orphans.begin()
-	err = c.start(req)
+	err = c.start(req, clients)
 	s.finishStart(c, err)
 	s.orphans.finish(ticket)
 	return c, err
@@ -83,7 +95,7 @@ func (s *Server) finishStart(c *container, err error) {
 	}
 }
 
-func (c *container) start(req *protocol.Start) (err error) {
+func (c *container) start(req *protocol.Start, clients []*attachment) (err error) {
 	config, err := c.server.convertSpec(req)
 	if err != nil {
 		return fmt.Errorf("start container %q: %w", c.id, err)
@@ -136,7 +148,7 @@ func (c *container) start(req *protocol.Start) (err error) {
 	if err := lib.Start(process); err != nil {
 		return commandError(err, process.Args[0])
 	}
-	return c.finish(lib, process, stdio)
+	return c.finish(lib, process, stdio, clients)
 }
 
 // recordStart writes the record before the first process exists.
@@ -152,7 +164,7 @@ func (c *container) recordStart(lib *libcontainer.Container) error {
 }
 
 // finish lets the created container run its command.
-func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Process, stdio *stdio) error {
+func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Process, stdio *stdio, clients []*attachment) error {
 	pid, err := process.Pid()
 	if err != nil {
 		return err
@@ -166,6 +178,7 @@ func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Pr
 		return err
 	}
 	stdio.close()
+	c.serveClients(clients)
 	if err := releaseInit(filepath.Join(c.server.stateDir(), c.id), fd); err != nil {
 		unix.Close(fd)
 		return err

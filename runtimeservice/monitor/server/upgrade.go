@@ -41,7 +41,10 @@ func (p *peer) upgrade(u *protocol.Upgrade) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("upgrade: %w", err)
 	}
-	if err := checkProgram(exe); err != nil {
+	ticket := p.s.orphans.begin()
+	err = checkProgram(exe)
+	p.s.orphans.finish(ticket)
+	if err != nil {
 		exe.Close()
 		return answer{}, fmt.Errorf("upgrade: %w", err)
 	}
@@ -125,22 +128,25 @@ func (s *Server) quiesce() error {
 	s.mu.Unlock()
 	finished := make(chan struct{})
 	go func() {
+		defer close(finished)
 		for _, p := range peers {
 			_ = p.conn.StopReceiving()
 			<-p.received
 			p.requests.Wait()
-			_ = p.conn.SendJSON(protocol.Frame{Kind: protocol.FrameGoAway}, protocol.GoAway{LastID: p.lastID})
-			p.conn.Close()
-			p.forget()
 		}
-		close(finished)
 	}()
+	var err error
 	select {
 	case <-finished:
-		return nil
 	case <-time.After(finishTime):
-		return errors.New("requests under way do not finish")
+		err = errors.New("requests under way do not finish")
 	}
+	// In either case nothing more is received on these connections.
+	for _, p := range peers {
+		_ = p.conn.SendJSON(protocol.Frame{Kind: protocol.FrameGoAway}, protocol.GoAway{LastID: p.lastID})
+		p.end()
+	}
+	return err
 }
 
 // handover is what the next program needs beyond the records. Numbers of
