@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -91,6 +92,7 @@ func (d *daemon) holdings(t testing.TB) []string {
 	add("cgroup", podCgroups(t))
 	add("interface", glob(t, filepath.Join("/sys/class/net", d.Bridge, "brif", "*")))
 	add("address", addresses(t, d.IPAMDir()))
+	add("firewall rule", d.rules(t))
 	add("file", filesOf(t, d))
 	monitor := d.monitor(t)
 	add("process", descendants(t, monitor))
@@ -147,6 +149,25 @@ func addresses(t testing.TB, dir string) []string {
 		base := filepath.Base(name)
 		if base != "lock" && !strings.HasPrefix(base, "last_reserved_ip") {
 			found = append(found, base)
+		}
+	}
+	return found
+}
+
+// rules are the packet filter's rules that name the daemon's network, as those
+// of masquerading and of host ports do.
+func (d *daemon) rules(t testing.TB) []string {
+	t.Helper()
+	var found []string
+	for _, program := range []string{"iptables-save", "ip6tables-save"} {
+		out, err := exec.Command(program, "-t", "nat").Output()
+		if err != nil {
+			t.Fatalf("list the rules: %v", err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "-A ") && strings.Contains(line, d.Bridge+`\"`) {
+				found = append(found, strings.TrimSpace(line))
+			}
 		}
 	}
 	return found

@@ -229,8 +229,9 @@ func TestBadPlugins(t *testing.T) {
 			if err := os.Rename(script+".new", script); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "no address and no interface is left", func() bool {
-				return len(addresses(t, d.IPAMDir())) == 0 && len(glob(t, filepath.Join("/sys/class/net", d.Bridge, "brif", "*"))) == 0
+			eventually(t, "no address, no interface and no rule is left", func() bool {
+				return len(addresses(t, d.IPAMDir())) == 0 && len(d.rules(t)) == 0 &&
+					len(glob(t, filepath.Join("/sys/class/net", d.Bridge, "brif", "*"))) == 0
 			})
 		})
 	}
@@ -252,5 +253,5 @@ func TestRemovalWithoutPlugins(t *testing.T) {
 	}
 	p.remove()
 	write(t, file, string(good))
-	eventually(t, "no address is left", func() bool { return len(addresses(t, d.IPAMDir())) == 0 })
+	eventually(t, "no address and no rule is left", func() bool { return len(addresses(t, d.IPAMDir()))+len(d.rules(t)) == 0 })
 }
