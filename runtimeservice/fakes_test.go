@@ -251,6 +251,13 @@ func (m *fakeMonitor) Start(ctx context.Context, req monitor.StartRequest) (moni
 		return monitor.Started{}, err
 	}
 	started := m.run(req.ID)
+	for _, client := range req.Attach {
+		ended, err := m.attach(client)
+		if err != nil {
+			return monitor.Started{}, err
+		}
+		started.Ended = append(started.Ended, ended)
+	}
 	return started, m.at(ctx, "started", req.ID)
 }
 
@@ -343,12 +350,12 @@ func (n *fakeNetwork) count() int {
 }
 
 func (n *fakeNetwork) Attach(ctx context.Context, pod cni.Pod) (*cni.Attachment, error) {
-	n.mu.Lock()
-	n.attached[pod.ID] = pod // also when it fails: that is what the undo is for
-	n.mu.Unlock()
 	if err := n.at(ctx, "attach", pod.ID); err != nil {
-		return nil, err
+		return nil, err // and nothing is left, or a debt of the network
 	}
+	n.mu.Lock()
+	n.attached[pod.ID] = pod
+	n.mu.Unlock()
 	return &cni.Attachment{
 		IPs:    []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::3")},
 		Result: []byte(`{"cniVersion":"1.1.0"}`),

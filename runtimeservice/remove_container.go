@@ -42,9 +42,7 @@ func (s *Service) removeStopped(ctx context.Context, c *container) error {
 	if err := s.stopRun(c, 0).wait(ctx); err != nil {
 		return err
 	}
-	if err := c.update(func(rec *record.Container) { rec.State = record.Removing }); err != nil {
-		return err
-	}
+	s.markContainer(c, func(rec *record.Container) { rec.State = record.Removing })
 	if err := s.purgeContainer(ctx, c.id); err != nil {
 		return err
 	}

@@ -21,9 +21,7 @@ func (s *Service) RemovePodSandbox(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := sb.closeGate(); err != nil {
-		return fmt.Errorf("remove sandbox %s: %w", sb.id, err)
-	}
+	s.closeGate(sb)
 	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
 		return fmt.Errorf("remove sandbox %s: wait for containers being made and for other calls: %w", sb.id, err)
 	}
@@ -45,9 +43,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	if err := s.stopSandbox(ctx, sb); err != nil {
 		return err
 	}
-	if err := sb.update(func(rec *record.Sandbox) { rec.State = record.Removing }); err != nil {
-		return err
-	}
+	s.markSandbox(sb, func(rec *record.Sandbox) { rec.State = record.Removing })
 	var group errgroup.Group
 	for _, c := range sb.all() {
 		group.Go(func() error { return s.removeContainer(ctx, c) })

@@ -200,9 +200,9 @@ func (s *Service) attachNetwork(ctx context.Context, sb *sandbox, u *undo.Stack)
 	if sb.hostNetwork() {
 		return nil
 	}
-	// Before the set-up: a failed ADD can hold an address too.
-	u.Add("detach from network", undoNetworkTimeout, func(ctx context.Context) error {
-		s.detachNetwork(ctx, sb.id)
+	// A failed ADD can hold an address too, but the network has undone it, or has
+	// it as a debt: a plugin that hangs is not waited for once more.
+	u.Add("release network", undoNetworkTimeout, func(ctx context.Context) error {
 		s.opts.Network.Release(ctx, sb.id)
 		return nil
 	})
@@ -210,6 +210,10 @@ func (s *Service) attachNetwork(ctx context.Context, sb *sandbox, u *undo.Stack)
 	if err != nil {
 		return fmt.Errorf("attach to network: %w", err)
 	}
+	u.Add("detach from network", undoNetworkTimeout, func(ctx context.Context) error {
+		s.detachNetwork(ctx, sb.id)
+		return nil
+	})
 	next := *sb.rec.Load()
 	for _, ip := range attachment.IPs {
 		next.IPs = append(next.IPs, ip.String())

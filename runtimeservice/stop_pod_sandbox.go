@@ -24,9 +24,7 @@ func (s *Service) StopPodSandbox(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := sb.closeGate(); err != nil {
-		return fmt.Errorf("stop sandbox %s: %w", sb.id, err)
-	}
+	s.closeGate(sb)
 	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
 		return fmt.Errorf("stop sandbox %s: wait for containers being made and for other calls: %w", sb.id, err)
 	}
@@ -42,11 +40,11 @@ func (s *Service) StopPodSandbox(ctx context.Context, id string) error {
 
 // closeGate ends the sandbox's readiness: from now on no container is made or
 // started in it.
-func (sb *sandbox) closeGate() error {
+func (s *Service) closeGate(sb *sandbox) {
 	if sb.rec.Load().State != record.Ready {
-		return nil
+		return
 	}
-	return sb.update(func(rec *record.Sandbox) {
+	s.markSandbox(sb, func(rec *record.Sandbox) {
 		if rec.State == record.Ready {
 			rec.State = record.Stopped
 			rec.Reason = "stopped"
@@ -91,12 +89,9 @@ func (s *Service) releaseSandbox(ctx context.Context, sb *sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	err := sb.update(func(rec *record.Sandbox) {
+	s.markSandbox(sb, func(rec *record.Sandbox) {
 		rec.NetworkAttached, rec.PodInit, rec.Released = false, false, true
 	})
-	if err != nil {
-		return err
-	}
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	return nil
 }
