@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -183,6 +184,9 @@ func (c *Conn) read(b []byte) (int, error) {
 		c.buf = make([]byte, unix.CmsgSpace(MaxFDs*4))
 	}
 	n, oobn, flags, _, err := c.socket.ReadMsgUnix(b, c.buf)
+	if errors.Is(err, io.EOF) {
+		return 0, io.EOF
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 )
@@ -30,11 +31,19 @@ var kinds = []struct {
 	{"unavailable", errdefs.ErrUnavailable},
 	{"permission denied", errdefs.ErrPermissionDenied},
 	{"not implemented", errdefs.ErrNotImplemented},
+	{kindExhausted, errdefs.ErrResourceExhausted},
 	{"canceled", context.Canceled},
 	{"deadline exceeded", context.DeadlineExceeded},
 }
 
-const kindCommand = "command"
+const (
+	kindCommand   = "command"
+	kindExhausted = "resource exhausted"
+)
+
+// exhausted are errors of the operating system that say that something is used up:
+// their numbers do not cross the connection.
+var exhausted = []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
 
 // EncodeError makes the body of a FrameError.
 func EncodeError(err error) Error {
@@ -46,7 +55,13 @@ func EncodeError(err error) Error {
 	for _, k := range kinds {
 		if errors.Is(err, k.err) {
 			e.Kind = k.name
-			break
+			return e
+		}
+	}
+	for _, number := range exhausted {
+		if errors.Is(err, number) {
+			e.Kind = kindExhausted
+			return e
 		}
 	}
 	return e

@@ -54,21 +54,30 @@ func (r records) save(rec *record) error {
 		return fmt.Errorf("encode record of container: %w", err)
 	}
 	tmp := filepath.Join(r.dir, "."+rec.ID+".tmp")
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("write record of container: %w", err)
+	err = os.WriteFile(tmp, data, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, r.path(rec.ID))
 	}
-	if err := os.Rename(tmp, r.path(rec.ID)); err != nil {
-		return fmt.Errorf("write record of container: %w", err)
+	if err != nil {
+		// On a full file system half a record would only take more room.
+		return errors.Join(fmt.Errorf("write record of container: %w", err), ignoreNotExist(os.Remove(tmp)))
 	}
 	return nil
 }
 
 // remove deletes a record; it is no error if there is none.
 func (r records) remove(id string) error {
-	if err := os.Remove(r.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := ignoreNotExist(os.Remove(r.path(id))); err != nil {
 		return fmt.Errorf("remove record of container: %w", err)
 	}
 	return nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // load returns all records, and those that cannot be read as errors.
