@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 // what the last run left, and serves until ctx ends. Pods run on.
 func run(ctx context.Context, cfg config.Config, s *surface) error {
 	began := time.Now()
-	klog.SetSlogLogger(s.Logger) // what the streaming libraries have to say
+	klog.SetSlogLogger(slog.New(streamLog{s.Logger.Handler()}))
 	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver)
 	if err != nil {
 		return err
