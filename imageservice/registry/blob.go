@@ -58,7 +58,15 @@ type Stream struct {
 // source is one place that may have the blob.
 type source struct {
 	name string
+	said fmt.Stringer // how errors call it, if not by name
 	open func(ctx context.Context, offset int64) (*http.Response, error)
+}
+
+func (s source) String() string {
+	if s.said != nil {
+		return s.said.String()
+	}
+	return s.name
 }
 
 // Sources lists where a blob may come from, in the order in which it is tried.
@@ -74,7 +82,7 @@ func (r *Repository) sources(spec BlobSpec) []source {
 	var list []source
 	for _, e := range r.endpoints {
 		if e.host.Pull {
-			list = append(list, source{name: e.host.String(), open: func(ctx context.Context, offset int64) (*http.Response, error) {
+			list = append(list, source{name: e.host.String(), said: e, open: func(ctx context.Context, offset int64) (*http.Response, error) {
 				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(offset, spec.Size))
 			}})
 		}
@@ -327,7 +335,7 @@ func (s *Stream) failure(err error) error {
 		}
 		return nil
 	}
-	s.failed.Tried = append(s.failed.Tried, HostError{Host: src.name, Err: err})
+	s.failed.Tried = append(s.failed.Tried, HostError{Host: src.String(), Err: err})
 	s.fails, s.stalls = 0, 0
 	if s.current++; s.current < len(s.sources) {
 		return nil

@@ -147,6 +147,15 @@ func readSmall(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxCertificateFile))
 }
 
+// String is the host as it was spoken to last.
+func (e *endpoint) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.host
+	h.Scheme = e.scheme
+	return h.String()
+}
+
 func (e *endpoint) close() {
 	e.own.CloseIdleConnections()
 	e.other.CloseIdleConnections()

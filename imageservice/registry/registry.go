@@ -193,7 +193,7 @@ func (r *Repository) each(ctx context.Context, may func(hosts.Host) bool, f func
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		failed.Tried = append(failed.Tried, HostError{Host: e.host.String(), Err: err})
+		failed.Tried = append(failed.Tried, HostError{Host: e.String(), Err: err})
 	}
 	if len(failed.Tried) == 0 {
 		return fmt.Errorf("no host may be asked: %w", errdefs.ErrFailedPrecondition)
