@@ -52,7 +52,8 @@ type Writer struct {
 }
 
 // Open opens or makes the log file. It refuses a symbolic link as the last
-// element of the path. A file that ends amid an entry gets a newline first.
+// element of the path. A file that ends amid an entry loses that piece: its
+// writer was killed and the text is still where it came from.
 func Open(path string) (*Writer, error) {
 	w := &Writer{path: path, fd: -1}
 	fd, torn, err := open(path)
@@ -60,7 +61,29 @@ func Open(path string) (*Writer, error) {
 		return nil, err
 	}
 	w.fd, w.torn = fd, torn
+	if torn {
+		w.torn = !dropTorn(fd)
+	}
 	return w, nil
+}
+
+// dropTorn cuts off what follows the last newline, and reports whether it could.
+func dropTorn(fd int) bool {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false
+	}
+	tail := make([]byte, MaxLine+128)
+	from := max(0, st.Size-int64(len(tail)))
+	n, err := unix.Pread(fd, tail, from)
+	if err != nil {
+		return false
+	}
+	last := bytes.LastIndexByte(tail[:n], '\n')
+	if last < 0 && from > 0 {
+		return false
+	}
+	return unix.Ftruncate(fd, from+int64(last)+1) == nil
 }
 
 func open(path string) (fd int, torn bool, err error) {

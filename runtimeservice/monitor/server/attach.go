@@ -42,6 +42,8 @@ type attachment struct {
 	input []byte
 
 	closing sync.Once
+	// watches tell when the client has closed its ends.
+	watches []watch
 	// workers are the two goroutines that carry input and output.
 	workers sync.WaitGroup
 	wake    chan struct{}
@@ -51,6 +53,11 @@ type attachment struct {
 	queued int
 	ending bool
 	paused bool // for an upgrade
+}
+
+type watch struct {
+	fd    int
+	token token
 }
 
 type piece struct {
@@ -133,12 +140,42 @@ func (c *container) admit(a *attachment) {
 
 // carry starts the goroutines of a client.
 func (a *attachment) carry() {
+	for _, f := range a.out {
+		a.watch(fileDescriptor(f))
+	}
 	a.workers.Add(1)
 	go a.carryOutput()
 	if a.stdin != nil {
 		a.workers.Add(1)
 		go a.carryInput()
 	}
+}
+
+// watch notices a client that is gone although there is nothing to write.
+func (a *attachment) watch(fd int) {
+	if fd < 0 {
+		return
+	}
+	t, err := a.c.server.poller.add(fd, func() {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		if _, err := unix.Poll(p, 0); err == nil && p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+			go a.cut()
+		}
+	})
+	if err != nil {
+		a.c.server.log.Error("watch attached client", "container", a.c.id, "error", err)
+		return
+	}
+	a.watches = append(a.watches, watch{fd, t})
+}
+
+// cut ends the session at once.
+func (a *attachment) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queue, a.queued, a.ending = nil, 0, true
+	a.setDeadline(past)
+	a.kick()
 }
 
 // broadcast gives output to the attached clients.
@@ -273,6 +310,9 @@ func (a *attachment) leave() {
 
 func (a *attachment) closeFiles() {
 	a.closing.Do(func() {
+		for _, w := range a.watches {
+			a.c.server.poller.remove(w.fd, w.token)
+		}
 		for _, f := range []*os.File{a.stdin, a.out[0], a.out[1], a.done} {
 			if f != nil {
 				f.Close()
@@ -298,6 +338,9 @@ func (a *attachment) carryInput() {
 	a.c.mu.Unlock()
 	if once {
 		a.c.closeStdin()
+	}
+	if a.out[0] == nil && a.out[1] == nil {
+		a.cut()
 	}
 }
 

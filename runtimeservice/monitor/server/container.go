@@ -127,38 +127,50 @@ func (c *container) lost() bool {
 // describe lists the descriptors for the client and duplicates them, so that
 // they can be sent while the container ends.
 func (c *container) describe() (protocol.Started, []int) {
+	var fds duplicates
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	started := protocol.Started{Pid: c.rec.Pid, StartedAt: c.rec.StartedAt}
-	var fds []int
-	dup := func(fd int) bool {
-		if fd < 0 {
-			return false
-		}
-		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return false
-		}
-		fds = append(fds, copied)
-		return true
-	}
-	started.FDs.Pidfd = dup(c.pidfd)
+	started.FDs.Pidfd = fds.add(c.pidfd)
 	if c.rec.Terminal {
 		started.FDs.Console = true
 	} else {
-		started.FDs.Stdin = dup(c.stdin)
+		started.FDs.Stdin = fds.add(c.stdin)
 	}
-	for _, s := range c.streams {
+	c.mu.Unlock()
+	for _, s := range c.outputs() {
 		s.mu.Lock()
-		switch s.kind {
-		case logfile.Stdout:
-			started.FDs.Stdout = dup(s.fd)
-		case logfile.Stderr:
-			started.FDs.Stderr = dup(s.fd)
-		}
+		has := fds.add(s.fd)
 		s.mu.Unlock()
+		if s.kind == logfile.Stdout {
+			started.FDs.Stdout = has
+		} else {
+			started.FDs.Stderr = has
+		}
 	}
 	return started, fds
+}
+
+// outputs returns the streams. A stream's mu is taken before the container's,
+// never after.
+func (c *container) outputs() []*stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]*stream(nil), c.streams...)
+}
+
+// duplicates are descriptors for a frame.
+type duplicates []int
+
+func (d *duplicates) add(fd int) bool {
+	if fd < 0 {
+		return false
+	}
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return false
+	}
+	*d = append(*d, copied)
+	return true
 }
 
 // watch begins to look after a process that runs; mu is held.
@@ -192,7 +204,7 @@ func (c *container) drainAll() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for _, s := range c.streams {
+		for _, s := range c.outputs() {
 			s.drain()
 		}
 	}()
@@ -258,7 +270,7 @@ func (c *container) closeStdin() {
 
 // release closes everything; the container is deleted or was never started.
 func (c *container) release() {
-	for _, s := range c.streams {
+	for _, s := range c.outputs() {
 		s.close()
 	}
 	c.mu.Lock()

@@ -166,7 +166,7 @@ func (c *container) adoptOutputs(console bool, stdout, stderr int) error {
 		}
 		c.log = log
 	}
-	for _, s := range c.streams {
+	for _, s := range c.outputs() {
 		if err := s.watch(); err != nil {
 			return err
 		}

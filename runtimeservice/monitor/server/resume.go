@@ -120,7 +120,7 @@ func (s *Server) resumeOne(rec *record, entry handoverEntry) {
 }
 
 func (c *container) resumeWatches(execs []handoverExec) error {
-	for _, st := range c.streams {
+	for _, st := range c.outputs() {
 		if err := st.watch(); err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func (s *Server) finishStart(c *container, err error) {
 	}
 	close(c.started)
 	if err == nil {
-		for _, st := range c.streams {
+		for _, st := range c.outputs() {
 			if err := st.watch(); err != nil {
 				s.log.Error("watch output of container", "container", c.id, "error", err)
 			}

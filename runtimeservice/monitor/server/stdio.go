@@ -92,8 +92,8 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 
 // addStream takes over our end of an output.
 func (c *container) addStream(kind logfile.Stream, fd int, tty bool) error {
-	c.streams = append(c.streams, &stream{c: c, kind: kind, fd: fd, tty: tty})
 	c.mu.Lock()
+	c.streams = append(c.streams, &stream{c: c, kind: kind, fd: fd, tty: tty})
 	c.open++
 	c.mu.Unlock()
 	return unix.SetNonblock(fd, true)

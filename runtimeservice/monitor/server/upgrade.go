@@ -221,7 +221,7 @@ func (s *Server) handOver() handover {
 		}
 		c.mu.Unlock()
 		entry := handoverEntry{ID: c.id, Pidfd: c.pidfd, Stdin: c.stdin}
-		for _, st := range c.streams {
+		for _, st := range c.outputs() {
 			st.mu.Lock()
 			entry.Streams = append(entry.Streams, handoverStream{
 				Kind: uint8(st.kind), TTY: st.tty, FD: st.fd, Seen: st.seen, Partial: st.partial,
