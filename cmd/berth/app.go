@@ -50,7 +50,7 @@ their ID, or by name; a container also as POD/NAME, a pod as NAMESPACE/NAME.`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.address, "address", addressFromEnv(), "`socket` of the runtime (environment: BERTH_ADDRESS, CONTAINER_RUNTIME_ENDPOINT)")
-	flags.DurationVar(&a.requestTimeout, "request-timeout", 30*time.Second, "how long a question to the runtime may take; 0 is no limit")
+	durationVarP(flags, &a.requestTimeout, "request-timeout", "", 30*time.Second, "how long a question to the runtime may take; 0 is no limit")
 	root.AddCommand(
 		a.podsCommand(), a.psCommand(), a.imagesCommand(),
 		a.pullCommand(), a.runCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.portForwardCommand(),

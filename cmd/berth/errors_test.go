@@ -57,12 +57,44 @@ func TestAddressFromEnvironment(t *testing.T) {
 
 func TestCallErrorsAreReadable(t *testing.T) {
 	s := node(t)
-	s.Fail("ListPodSandbox", status.Error(codes.Unavailable, "going down"))
-	wantFailure(t, s, 1, []string{"berth: list pods: going down\n", "hint: the connection to berthd broke"}, "pods")
+	// What the runtime itself says of a network or a plugin is not about reaching it.
+	for _, code := range []codes.Code{codes.Unavailable, codes.DeadlineExceeded} {
+		s.Fail("ListPodSandbox", status.Error(code, "a plugin hangs"))
+		if code, errOut := berthAt(s.Address, "pods"); code != 1 || errOut != "berth: list pods: a plugin hangs\n" {
+			t.Errorf("exit code %d, errors %q", code, errOut)
+		}
+	}
 	s.Fail("ListPodSandbox", status.Error(codes.Unimplemented, "unknown method"))
 	wantFailure(t, s, 1, []string{"hint: the runtime behind this socket does not offer that"}, "pods")
-	s.Fail("ListPodSandbox", status.Error(codes.DeadlineExceeded, "too slow"))
-	wantFailure(t, s, 1, []string{"hint: berthd did not answer in time"}, "pods")
+}
+
+func TestErrorsOfTheConnectionSayWhatToDo(t *testing.T) {
+	for _, test := range []struct {
+		serve func(net.Conn)
+		hint  string
+	}{
+		{func(c net.Conn) { c.Close() }, "hint: the connection to berthd broke"},
+		{func(net.Conn) {}, "hint: berthd did not answer in time"}, // accepts, and says nothing
+	} {
+		path := filepath.Join(t.TempDir(), "s.sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				test.serve(c)
+			}
+		}()
+		if code, errOut := berthAt(path, "--request-timeout", "500ms", "pods"); code != 1 || !strings.Contains(errOut, test.hint) {
+			t.Errorf("exit code %d, errors %q, want %q", code, errOut, test.hint)
+		}
+		l.Close()
+	}
 }
 
 func TestNamesThatMeanNothingOrTooMuch(t *testing.T) {

@@ -47,7 +47,7 @@ something else kept it from running.`,
 	cmd.Flags().BoolVarP(&flags.interactive, "interactive", "i", false, "pass standard input on")
 	cmd.Flags().BoolVarP(&flags.tty, "tty", "t", false, "give the command a terminal")
 	cmd.Flags().BoolVar(&flags.sync, "sync", false, "run the command as a probe is run (ExecSync), without streams")
-	cmd.Flags().DurationVar(&flags.timeout, "timeout", 0, "with --sync, how long the command may run; 0 is no limit")
+	durationVarP(cmd.Flags(), &flags.timeout, "timeout", "", 0, "with --sync, how long the command may run; 0 is no limit")
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,19 +16,31 @@ import (
 
 const spinnerInterval = 120 * time.Millisecond
 
-// watchPull shows the progress of a pull on standard error until ctx ends. A
-// runtime that tells none gets a spinner.
-func (a *app) watchPull(ctx context.Context, c *client.Client, ref string) {
-	view := a.newPullView(ref)
+// watchPull shows the progress of a pull until ctx ends, and returns what was shown
+// last, if there was anything. A runtime that tells none gets a spinner.
+func watchPull(ctx context.Context, c *client.Client, ref string, view pullView) (last *berthapi.Snapshot) {
 	stream, err := c.Progress.PullProgress(ctx, ref)
 	for err == nil {
 		var s berthapi.Snapshot
 		if s, err = stream.Recv(); err == nil {
 			view.show(s)
+			last = &s
 		}
 	}
 	// Whatever ended the stream, the pull's own answer is what counts.
 	view.idle(ctx)
+	return last
+}
+
+// completed is a pull after its end.
+func completed(s berthapi.Snapshot) berthapi.Snapshot {
+	s.Layers = slices.Clone(s.Layers)
+	for i := range s.Layers {
+		if l := &s.Layers[i]; l.State != berthapi.LayerExists {
+			l.State, l.Done = berthapi.LayerDone, l.Total
+		}
+	}
+	return s
 }
 
 func (a *app) newPullView(ref string) pullView {

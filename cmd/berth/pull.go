@@ -13,6 +13,7 @@ import (
 	"github.com/berth-cri/berth/cmd/berth/internal/client"
 	"github.com/berth-cri/berth/cmd/berth/internal/output"
 	"github.com/berth-cri/berth/cmd/berth/internal/streams"
+	"github.com/berth-cri/berth/cri/berthapi"
 )
 
 func (a *app) pullCommand() *cobra.Command {
@@ -87,20 +88,28 @@ func (a *app) credentials(creds string) (*runtimeapi.AuthConfig, error) {
 // the image's ID.
 func (a *app) pull(ctx context.Context, c *client.Client, ref string, auth *runtimeapi.AuthConfig, quiet bool) (string, error) {
 	watching, stop := context.WithCancel(ctx)
-	shown := make(chan struct{})
+	shown := make(chan *berthapi.Snapshot, 1)
+	view := a.newPullView(ref)
 	go func() {
-		defer close(shown)
+		var last *berthapi.Snapshot
 		if !quiet {
-			a.watchPull(watching, c, ref)
+			last = watchPull(watching, c, ref, view)
 		}
+		shown <- last
 	}()
 	resp, err := c.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
 		Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: ref}, Auth: auth,
 	})
 	stop()
-	<-shown
+	if last := <-shown; last != nil && err == nil {
+		view.show(completed(*last)) // what the last snapshot was too early for
+	}
 	if err != nil {
-		return "", fmt.Errorf("pull image %q: %w", ref, err)
+		step := fmt.Sprintf("pull image %q: ", ref)
+		if strings.Contains(err.Error(), step) {
+			return "", err // berthd has said it
+		}
+		return "", fmt.Errorf("%s%w", step, err)
 	}
 	return resp.ImageRef, nil
 }

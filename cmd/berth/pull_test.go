@@ -25,7 +25,7 @@ func (p *steps) PullProgress(ctx context.Context, ref string, send func(berthapi
 		{State: berthapi.LayerWaiting},
 		{State: berthapi.LayerDownloading, Done: 1_000_000, Total: 4_000_000},
 		{State: berthapi.LayerDownloading, Done: 3_000_000, Total: 4_000_000},
-		{State: berthapi.LayerDone, Done: 4_000_000, Total: 4_000_000},
+		{State: berthapi.LayerUnpacking, Done: 4_000_000, Total: 4_000_000},
 	} {
 		l.Digest = layerDigest
 		if err := send(berthapi.Snapshot{Ref: ref, Layers: []berthapi.Layer{l}}); err != nil {
@@ -48,7 +48,7 @@ func TestPullTellsItsProgress(t *testing.T) {
 	if code != 0 || out != "busybox:1 is image feed456789abc\n" {
 		t.Errorf("exit code %d, output %q", code, out)
 	}
-	if !strings.Contains(errOut, "5555556789abc: downloading 4MB\n") || strings.Count(errOut, "downloading") != 1 || strings.Contains(errOut, "waiting") {
+	if !strings.Contains(errOut, "5555556789abc: downloading 4MB\n") || !strings.HasSuffix(errOut, "5555556789abc: done 4MB\n") || strings.Count(errOut, "downloading") != 1 || strings.Contains(errOut, "waiting") {
 		t.Errorf("progress %q", errOut)
 	}
 }

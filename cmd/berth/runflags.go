@@ -57,7 +57,7 @@ func (f *runFlags) addSession(flags *pflag.FlagSet) {
 	flags.BoolVarP(&f.detach, "detach", "d", false, "print the container's ID and leave it running")
 	flags.BoolVar(&f.remove, "rm", false, "remove the container, its pod and its log when it has ended")
 	flags.StringVar(&f.pull, "pull", pullMissing, "when to pull the image: missing, always or never")
-	flags.DurationVar(&f.stopTimeout, "stop-timeout", defaultStopTimeout, "how long the container has to end after Ctrl-C until it is killed")
+	durationVarP(flags, &f.stopTimeout, "stop-timeout", "", defaultStopTimeout, "how long the container has to end after Ctrl-C until it is killed")
 	flags.StringVar(&f.logRoot, "log-dir", defaultRunLogRoot, "`folder` for the folders of logs")
 }
 

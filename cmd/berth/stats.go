@@ -45,7 +45,7 @@ runtime that does not report it is asked twice, an interval apart.`,
 	cmd.Flags().StringArrayVar(&flags.labels, "label", nil, "only what has this label, KEY=VALUE; may be repeated")
 	cmd.Flags().BoolVar(&flags.pods, "pods", false, "show pods, with their network, instead of containers")
 	cmd.Flags().BoolVarP(&flags.watch, "watch", "w", false, "show again and again until Ctrl-C")
-	cmd.Flags().DurationVar(&flags.interval, "interval", time.Second, "how long between two samples")
+	durationVarP(cmd.Flags(), &flags.interval, "interval", "", time.Second, "how long between two samples")
 	cmd.Flags().BoolVar(&flags.noTrunc, "no-trunc", false, "do not shorten IDs")
 	_ = cmd.RegisterFlagCompletionFunc("pod", a.completePods(1))
 	outputFlag(cmd, &flags.format, output.Table)

@@ -30,7 +30,7 @@ error. A container made by ` + "`berth run`" + ` is stopped with its pod.`,
 			})
 		}),
 	}
-	cmd.Flags().DurationVarP(&timeout, "time", "t", defaultStopTimeout, "how long a container has until it is killed")
+	durationVarP(cmd.Flags(), &timeout, "time", "t", defaultStopTimeout, "how long a container has until it is killed")
 	return cmd
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cri/berthapi"
@@ -133,7 +134,13 @@ func unaryErrors(timeout time.Duration) grpc.UnaryClientInterceptor {
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
-		return fromRPC(invoke(ctx, method, req, reply, cc, opts...))
+		var header, trailer metadata.MD
+		opts = append(opts, grpc.Header(&header), grpc.Trailer(&trailer))
+		err := fromRPC(invoke(ctx, method, req, reply, cc, opts...))
+		if e, ok := err.(*rpcError); ok {
+			e.answered = header.Len()+trailer.Len() > 0
+		}
+		return err
 	}
 }
 

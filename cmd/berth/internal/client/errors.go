@@ -33,7 +33,11 @@ func WithHint(err error, hint string) error { return &hinted{err: err, hint: hin
 
 // rpcError is a call's error without gRPC's "rpc error: code = … desc =".
 // status.Code still sees its code.
-type rpcError struct{ status *status.Status }
+type rpcError struct {
+	status *status.Status
+	// answered says that it is the runtime's own error, and not one of reaching it.
+	answered bool
+}
 
 func (e *rpcError) Error() string {
 	if e.status.Message() == "" {
@@ -49,8 +53,14 @@ func (e *rpcError) GRPCStatus() *status.Status { return e.status }
 func (e *rpcError) Hint() string {
 	switch e.status.Code() {
 	case codes.Unavailable:
+		if e.answered {
+			return ""
+		}
 		return "the connection to berthd broke: is it still running?"
 	case codes.DeadlineExceeded:
+		if e.answered {
+			return ""
+		}
 		return "berthd did not answer in time: look at its log, or wait longer with --request-timeout"
 	case codes.Unimplemented:
 		return "the runtime behind this socket does not offer that: `berth version` says which one it is"
