@@ -157,8 +157,7 @@ func (a *attachment) watch(fd int) {
 		return
 	}
 	t, err := a.c.server.poller.add(fd, func() {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		if _, err := unix.Poll(p, 0); err == nil && p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+		if a.isGone() {
 			go a.cut()
 		}
 	})
@@ -167,6 +166,20 @@ func (a *attachment) watch(fd int) {
 		return
 	}
 	a.watches = append(a.watches, watch{fd, t})
+}
+
+// isGone reports whether the client has closed all its ends for output.
+func (a *attachment) isGone() bool {
+	for _, f := range a.out {
+		p := []unix.PollFd{{Fd: int32(fileDescriptor(f))}}
+		if p[0].Fd < 0 {
+			continue
+		}
+		if _, err := unix.Poll(p, 0); err == nil && p[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // cut ends the session at once.
@@ -262,6 +275,9 @@ func (a *attachment) flush() bool {
 			return more
 		}
 		n, err := a.out[p.stream].Write(p.data)
+		if errors.Is(err, unix.EPIPE) && !a.isGone() {
+			continue // one output is closed, the other is not
+		}
 		if err != nil {
 			a.mu.Lock()
 			p.data = p.data[n:]
