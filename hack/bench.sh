@@ -13,6 +13,13 @@ RUNC=v1.5.2
 PEER=${PEER:-containerd}
 REGISTRY=127.0.0.1:5959
 
+missing=()
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+command -v debootstrap >/dev/null || missing+=(debootstrap)
+if [ ${#missing[@]} -gt 0 ]; then
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
 cache=$PWD/.cache
 bin=$PWD/bin
 mkdir -p "$cache"
@@ -118,7 +125,6 @@ EOF
 
 debian_tree() {
   if [ ! -e "$cache/debian/etc/debian_version" ]; then
-    command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null
     rm -rf "$cache/debian"
     debootstrap --variant=minbase --include=python3,perl,ca-certificates bookworm "$cache/debian" > "$cache/debootstrap.log"
   fi

@@ -4,14 +4,17 @@
 set -euo pipefail
 
 declare -A needs=(
+  [make]="command -v make"
   [gcc]="command -v gcc"
+  [libc6-dev]="test -e /usr/include/stdio.h"
   [libseccomp-dev]="test -e /usr/include/seccomp.h"
   [pkg-config]="command -v pkg-config"
   [busybox-static]="test -x /bin/busybox"
   [iptables]="command -v iptables"
   [nftables]="command -v nft"
   [iproute2]="command -v ip"
-  [ca-certificates]="test -d /etc/ssl/certs"
+  [mount]="command -v mount"
+  [ca-certificates]="test -s /etc/ssl/certs/ca-certificates.crt"
   [git]="command -v git"
 )
 
@@ -21,6 +24,12 @@ for package in "${!needs[@]}"; do
 done
 if ! command -v go >/dev/null; then
   echo "setup: Go is missing; install Go 1.26 or newer from https://go.dev/dl/" >&2
+  exit 1
+fi
+# From 1.21 on, Go fetches the newer one that go.mod asks for; Debian's own is older.
+version=$(go env GOVERSION)
+if [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -lt 21 ]; then
+  echo "setup: $version is too old; install Go 1.26 or newer from https://go.dev/dl/" >&2
   exit 1
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
