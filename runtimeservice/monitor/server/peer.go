@@ -88,6 +88,7 @@ func (p *peer) forget() {
 func (p *peer) answer(frame *protocol.Frame) {
 	defer p.requests.Done()
 	defer frame.CloseFDs()
+	defer p.s.trimmer.worked()
 	a, err := p.guarded(frame)
 	reply := protocol.Frame{Kind: protocol.FrameResponse, Method: frame.Method, ID: frame.ID, FDs: a.fds}
 	if err != nil {

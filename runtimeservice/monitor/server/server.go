@@ -55,6 +55,7 @@ type Server struct {
 	profiles  profiles
 	filters   *seccompcache.Cache
 	lastExec  atomic.Uint64
+	trimmer   trimmer
 
 	mu         sync.Mutex
 	containers map[string]*container
