@@ -13,9 +13,10 @@ const maxExecOutput = maxMessageSize - 4<<10
 
 // execHandlers answer the calls that run commands or open streams.
 type execHandlers struct {
-	sync    SyncExecutor
-	streams Streams
-	urls    *streamingServer
+	sync       SyncExecutor
+	streams    Streams
+	containers Containers
+	urls       *streamingServer
 }
 
 // ExecSync runs a command to its end. A non-zero exit code is a result; a

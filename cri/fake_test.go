@@ -23,7 +23,8 @@ import (
 // fakeRuntime answers with its hooks; without one, with err or something plain.
 // It remembers what it was asked.
 type fakeRuntime struct {
-	err error
+	err   error
+	state runtimeapi.ContainerState
 
 	mu    sync.Mutex
 	calls []call
@@ -101,7 +102,7 @@ func (f *fakeRuntime) RemoveContainer(ctx context.Context, id string) error {
 func (f *fakeRuntime) ContainerStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.ContainerStatusResponse, error) {
 	return &runtimeapi.ContainerStatusResponse{Status: &runtimeapi.ContainerStatus{
 		Id: id, CreatedAt: 1, ImageRef: imageID, Image: &runtimeapi.ImageSpec{Image: "busybox"},
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"},
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, State: f.state,
 	}}, f.called(ctx, "ContainerStatus", id, 0)
 }
 func (f *fakeRuntime) ListContainers(ctx context.Context, _ *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {

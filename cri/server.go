@@ -79,7 +79,7 @@ func New(o Options) (*Server, error) {
 	s.runtime = &runtimeServer{
 		sandboxHandlers:   &sandboxHandlers{o.Runtime},
 		containerHandlers: &containerHandlers{lifecycle: o.Runtime, containers: o.Runtime},
-		execHandlers:      &execHandlers{sync: o.Runtime, streams: o.Runtime, urls: streaming},
+		execHandlers:      &execHandlers{sync: o.Runtime, streams: o.Runtime, containers: o.Runtime, urls: streaming},
 		statsHandlers:     &statsHandlers{o.Runtime},
 		eventHandlers:     &eventHandlers{o.Runtime},
 		nodeHandlers: &nodeHandlers{

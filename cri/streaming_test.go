@@ -354,6 +354,21 @@ func TestStreamsOfWhatCannotTakeThem(t *testing.T) {
 	}
 }
 
+func TestAttachToEachState(t *testing.T) {
+	f := serve(t, nil)
+	for state, want := range map[runtimeapi.ContainerState]codes.Code{
+		runtimeapi.ContainerState_CONTAINER_CREATED: codes.OK,
+		runtimeapi.ContainerState_CONTAINER_RUNNING: codes.OK,
+		runtimeapi.ContainerState_CONTAINER_EXITED:  codes.FailedPrecondition,
+		runtimeapi.ContainerState_CONTAINER_UNKNOWN: codes.FailedPrecondition,
+	} {
+		f.runtime.state = state
+		if _, err := f.rpc().Attach(t.Context(), &runtimeapi.AttachRequest{ContainerId: "c", Stdout: true}); status.Code(err) != want {
+			t.Errorf("%v: %v", state, err)
+		}
+	}
+}
+
 func TestPanicsInSessions(t *testing.T) {
 	f := serve(t, nil)
 	f.runtime.exec = func(context.Context, []string, io.Reader, io.WriteCloser, io.WriteCloser, bool, <-chan remotecommand.TerminalSize) error {
