@@ -7,19 +7,21 @@ import (
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
-	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
-// Attach connects the streams to those of a running container's first process
-// until they end or ctx does. Output comes from now on. The container never
-// waits for a client: one that is too slow is cut off. tty must be as in the
-// container's configuration.
+// Attach connects the streams to those of a container's first process until they
+// end or ctx does. Output comes from now on; for a container that is created and not
+// yet started the call waits for the start, and all output comes. The container
+// never waits for a client: one that is too slow is cut off. tty must be as in the
+// container's configuration. A container that has ended, or whose start fails, is
+// ErrFailedPrecondition or the error of the start.
 func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return err
 	}
-	if err := c.requireRunning(); err != nil {
+	if err := c.requireAttachable(); err != nil {
 		return err
 	}
 	if tty != c.config.GetTty() {
@@ -29,18 +31,38 @@ func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw
 	if err != nil {
 		return err
 	}
-	ended, err := s.opts.Processes.Attach(ctx, monitor.AttachRequest{
-		ContainerID: c.id,
-		Stdin:       p.stdin,
-		Stdout:      p.stdout,
-		Stderr:      p.stderr,
-	})
-	p.closeTheirs()
+	ended, err := s.connect(ctx, c, p)
 	if err != nil {
-		p.close()
+		closeAll(p.in, p.out, p.err)
 		return err
 	}
 	return s.attached(ctx, c, p, ended, in, writerOf(out), writerOf(errw), resize)
+}
+
+// connect gives the container its ends of the pipes, and closes ours of them.
+func (s *Service) connect(ctx context.Context, c *container, p *pipes) (ended <-chan struct{}, err error) {
+	if c.state() == record.Created {
+		ended, again, err := c.waitForStart(ctx, p)
+		if !again {
+			if err != nil && ctx.Err() == nil {
+				p.closeTheirs()
+			}
+			return ended, err
+		}
+	}
+	defer p.closeTheirs()
+	if err := c.requireRunning(); err != nil {
+		return nil, err
+	}
+	return s.opts.Processes.Attach(ctx, p.request(c.id))
+}
+
+// requireAttachable is the error of a container without streams, now or to come.
+func (c *container) requireAttachable() error {
+	if c.state() == record.Created {
+		return c.sandbox.requireReady() // else it will never start
+	}
+	return c.requireRunning()
 }
 
 func (s *Service) attached(ctx context.Context, c *container, p *pipes, ended <-chan struct{}, in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {

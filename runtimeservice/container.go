@@ -55,6 +55,7 @@ type container struct {
 	// unsaved is true when the end of the process could not be written.
 	unsaved bool
 	stop    *stopping
+	early   earlyClients
 	// exited is closed when rec says exited.
 	exited chan struct{}
 
@@ -132,8 +133,16 @@ func (c *container) update(change func(*record.Container)) error {
 		return err
 	}
 	c.unsaved = false
-	c.rec.Store(&next)
+	c.show(&next)
 	return nil
+}
+
+// show makes next what the record says; mu is held.
+func (c *container) show(next *record.Container) {
+	c.rec.Store(next)
+	if next.State != record.Created {
+		c.sendOnEarly()
+	}
 }
 
 func (c *container) state() record.State { return c.rec.Load().State }

@@ -90,7 +90,7 @@ func (s *Service) end(c *container, how func(*record.Container)) error {
 	}
 	err := c.store.Put(c.id, &next)
 	c.unsaved = err != nil
-	c.rec.Store(&next)
+	c.show(&next)
 	close(c.exited)
 	c.mu.Unlock()
 

@@ -17,7 +17,7 @@ func (s *Service) markContainer(c *container, change func(*record.Container)) {
 	}
 	// Nobody writes the record again: it would come back after it was removed.
 	c.unsaved = false
-	c.rec.Store(&next)
+	c.show(&next)
 }
 
 // markSandbox is markContainer for a sandbox.

@@ -55,6 +55,7 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	clients := c.takeEarly()
 	started, err := s.opts.Processes.Start(ctx, monitor.StartRequest{
 		ID:            c.id,
 		Spec:          ociSpec,
@@ -62,7 +63,9 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		LogPath:       c.rec.Load().LogPath,
 		Stdin:         c.config.GetStdin(),
 		StdinOnce:     c.config.GetStdinOnce(),
+		Attach:        attachRequests(clients),
 	})
+	tellStarted(clients, started, err)
 	c.spec = nil
 	if err != nil {
 		return s.startFailed(ctx, c, err)
