@@ -39,7 +39,7 @@ build: setup ## Build bin/berthd, bin/berth-monitor and bin/berth.
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o $(BIN)/berth ./cmd/berth
 
 .PHONY: cni-plugins
-cni-plugins: ## Build the CNI reference plugins into bin/cni.
+cni-plugins: setup ## Build the CNI reference plugins into bin/cni.
 	@mkdir -p $(BIN)/cni
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(BIN)/cni/ $(addprefix $(CNI_MODULE)/,$(CNI_PLUGINS))
 
@@ -73,7 +73,7 @@ bench: build cni-plugins ## Measure Berth, beside a second CRI socket where ther
 	hack/bench.sh
 
 .PHONY: lint
-lint: ## gofmt, go vet and staticcheck.
+lint: setup ## gofmt, go vet and staticcheck.
 	@unformatted=$$(gofmt -l cmd config cni cri imageservice runtimeservice hack); \
 	  if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
 	go vet -tags seccomp ./...
