@@ -49,7 +49,9 @@ func New(options Options) *Client {
 }
 
 // Connect connects to the living monitor of the directory, or starts one and
-// gives it what this client has kept. It is an error if it already is connected.
+// gives it what this client has kept. A monitor that runs another program than
+// Options.Binary is upgraded in place; if that fails the one of before goes on. It is
+// an error if the client already is connected.
 func (c *Client) Connect(ctx context.Context) error {
 	c.mu.Lock()
 	connected, first := c.session != nil, !c.exits.started
@@ -61,7 +63,10 @@ func (c *Client) Connect(ctx context.Context) error {
 	if first {
 		go c.dispatchExits()
 	}
-	return c.connect(ctx)
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	return c.refresh(ctx)
 }
 
 // Run keeps the client connected: when the connection ends it connects again,
