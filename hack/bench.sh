@@ -82,7 +82,7 @@ EOF
     --log-level warn 2> "$work/berth.log" &
   pids+=($!)
   await "$work/run/berth/berth.sock" $!
-  args+=(-runtime "berth=unix://$work/run/berth/berth.sock,berthd,berth-monitor,berth-pod")
+  args+=(-runtime "berth=unix://$work/run/berth/berth.sock,berthd@$work,berth-monitor@$work")
 }
 
 build_peer() {
@@ -120,7 +120,7 @@ EOF
   PATH="$cache/peers:$PATH" "$cache/peers/containerd" --config "$work/peer/config.toml" --log-level error 2> "$work/peer.log" &
   pids+=($!)
   await "$work/peer/containerd.sock" $!
-  args+=(-runtime "containerd=unix://$work/peer/containerd.sock,containerd,containerd-shim-runc-v2,pause" -pause "$work/pause")
+  args+=(-runtime "containerd=unix://$work/peer/containerd.sock,containerd@$work,containerd-shim-runc-v2@$work,pause" -pause "$work/pause")
 }
 
 debian_tree() {

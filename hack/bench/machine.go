@@ -35,8 +35,8 @@ func cpuBusy() time.Duration {
 	return time.Duration(ticks) * time.Second / userHz
 }
 
-// pss sums the proportional set size of all processes with one of these names, in MiB.
-func pss(names []string) (float64, error) {
+// pss sums the proportional set size of all processes of these kinds, in MiB.
+func pss(kinds []string) (float64, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return 0, err
@@ -44,8 +44,12 @@ func pss(names []string) (float64, error) {
 	var kib float64
 	for _, dir := range dirs {
 		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil || !hasName(names, strings.TrimSpace(string(comm))) {
-			continue // it ended, or is somebody else's
+		if err != nil {
+			continue // it ended
+		}
+		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || !isOneOf(kinds, strings.TrimSpace(string(comm)), string(args)) {
+			continue
 		}
 		rollup, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
 		if err != nil {
@@ -56,10 +60,12 @@ func pss(names []string) (float64, error) {
 	return kib / 1024, nil
 }
 
-// hasName compares as the kernel keeps names: cut to 15 bytes.
-func hasName(names []string, comm string) bool {
-	for _, name := range names {
-		if name[:min(len(name), 15)] == comm {
+// isOneOf tells whether a process is of one of the kinds, each NAME or NAME@TEXT: its name,
+// compared as the kernel keeps it, cut to 15 bytes, and a text that its command line holds.
+func isOneOf(kinds []string, comm, args string) bool {
+	for _, kind := range kinds {
+		name, text, _ := strings.Cut(kind, "@")
+		if name[:min(len(name), 15)] == comm && strings.Contains(args, text) {
 			return true
 		}
 	}

@@ -20,12 +20,18 @@ func TestPSSCountsOnlyTheNamedProcesses(t *testing.T) {
 	}
 }
 
-func TestLongNamesCompareAsTheKernelCutsThem(t *testing.T) {
-	if !hasName([]string{"containerd-shim-runc-v2"}, "containerd-shim") {
+func TestProcessesAreKnownByNameAndCommandLine(t *testing.T) {
+	if !isOneOf([]string{"containerd-shim-runc-v2"}, "containerd-shim", "") {
 		t.Error("a name of more than 15 bytes did not match its cut form")
 	}
-	if hasName([]string{"containerd"}, "containerd-shim") {
+	if isOneOf([]string{"containerd"}, "containerd-shim", "") {
 		t.Error("a prefix matched")
+	}
+	if !isOneOf([]string{"berthd@/tmp/a"}, "berthd", "berthd\x00--root\x00/tmp/a/lib") {
+		t.Error("a process with the text did not match")
+	}
+	if isOneOf([]string{"berthd@/tmp/a"}, "berthd", "berthd\x00--root\x00/tmp/b/lib") {
+		t.Error("a process without the text matched")
 	}
 }
 

@@ -6,7 +6,7 @@
 //	      -runtime containerd=unix:///run/containerd/containerd.sock,containerd,containerd-shim,pause
 //
 // What follows a runtime's socket are the names of its processes, whose memory counts
-// as the runtime's.
+// as the runtime's; NAME@TEXT is one whose command line holds the text.
 package main
 
 import (

@@ -18,7 +18,7 @@ const callTimeout = 2 * time.Minute
 type target struct {
 	name      string
 	version   string
-	processes []string // command names, whose memory counts as the runtime's
+	processes []string // kinds as pss takes them, whose memory counts as the runtime's
 	conn      *grpc.ClientConn
 	runtime   runtimeapi.RuntimeServiceClient
 	images    runtimeapi.ImageServiceClient
