@@ -121,16 +121,20 @@ func (l *ledger) add(d *debt) (sync func() error, err error) {
 	return l.save(d)
 }
 
-// release marks the debt of a pod, if it has one, as one that Run is to pay. It is idempotent.
-func (l *ledger) release(podID string) error {
+// release marks the debt of a pod, if it has one, as one that Run is to pay. held is where the
+// namespace is from now on; "" is where it was. It is idempotent.
+func (l *ledger) release(podID, held string) error {
 	l.mu.Lock()
 	d := l.debts[podID]
-	if d == nil || d.Released {
+	if d == nil || d.Released && held == "" {
 		l.mu.Unlock()
 		return nil
 	}
 	released := *d
 	released.Released = true
+	if held != "" {
+		released.NetNS = held
+	}
 	if d.nameOnly {
 		// Its name is all that could be read, so that is all that may be kept of it.
 		l.debts[podID] = &released

@@ -27,6 +27,8 @@ import (
 //	   │      then ADD                                       │ failed: again, by Run
 //	   └───────────────────── DEL succeeded ─────────────────┘
 //
+// From a failed DEL on, the network namespace is held for the next.
+//
 // Operations on one pod take turns; those of different pods do not wait for each other.
 type Networks struct {
 	confDirs, binDirs []string
@@ -34,6 +36,7 @@ type Networks struct {
 	logger            *slog.Logger
 	plugins           *libcni.CNIConfig
 	ledger            *ledger
+	holds             holds
 	registry          registry
 	pods              keyedLock
 	// nudge wakes the payer of debts; hurry also has it forget how long it meant to wait.
@@ -69,6 +72,7 @@ func New(opts Options) *Networks {
 		logger:   opts.Logger,
 		plugins:  libcni.NewCNIConfigWithCacheDir(opts.BinDirs, filepath.Join(opts.StateDir, "cache"), &pluginExec{}),
 		ledger:   &ledger{dir: filepath.Join(opts.StateDir, "debts")},
+		holds:    holds{dir: filepath.Join(opts.StateDir, "netns")},
 		registry: newRegistry(opts),
 		nudge:    make(chan struct{}, 1),
 		hurry:    make(chan struct{}, 1),
@@ -230,7 +234,7 @@ func (n *Networks) Release(_ context.Context, podID string) {
 		n.logger.Error("release the network of a pod", "pod", podID, "error", err)
 		return
 	}
-	if err := n.ledger.release(podID); err != nil {
+	if err := n.ledger.release(podID, ""); err != nil {
 		n.logger.Warn("release the network of a pod", "pod", podID, "error", err)
 	}
 	tell(n.nudge)
@@ -251,7 +255,7 @@ func (n *Networks) Pods() ([]string, error) {
 }
 
 // pay runs the DEL of a pod's debt and removes it. It is nil without a debt. A failed one is
-// marked for Run. The caller has the pod's lock.
+// marked for Run, and its namespace is held until then. The caller has the pod's lock.
 func (n *Networks) pay(ctx context.Context, podID string, thorough bool) error {
 	d := n.ledger.get(podID)
 	if d == nil {
@@ -259,7 +263,11 @@ func (n *Networks) pay(ctx context.Context, podID string, thorough bool) error {
 	}
 	if err := n.del(ctx, d, thorough); err != nil {
 		defer tell(n.nudge)
-		return errors.Join(fmt.Errorf("network %q: %w", d.Network, err), n.ledger.release(podID))
+		held, holdErr := n.holds.hold(podID, d.NetNS)
+		return errors.Join(fmt.Errorf("network %q: %w", d.Network, err), holdErr, n.ledger.release(podID, held))
+	}
+	if err := n.holds.drop(podID); err != nil {
+		return err
 	}
 	return n.ledger.remove(d)
 }

@@ -73,6 +73,11 @@ func newNode(t testing.TB, change func(bridge, portmap map[string]any)) *node {
 		ConfDirs: []string{conf}, BinDirs: []string{bin}, StateDir: filepath.Join(dir, "state"),
 		RegistryDir: filepath.Join(dir, "registry"), PeerCacheDir: filepath.Join(dir, "peers"),
 	})
+	t.Cleanup(func() {
+		if err := cni.DropHolds(n.networks); err != nil {
+			t.Error(err)
+		}
+	})
 	return n
 }
 

@@ -173,40 +173,13 @@ func (d *daemon) rules(t testing.TB) []string {
 	return found
 }
 
-// removeRules removes the rules that name the daemon's network, and their chains.
-func (d *daemon) removeRules(t testing.TB) {
-	t.Helper()
-	for _, program := range []string{"iptables", "ip6tables"} {
-		out, err := exec.Command(program+"-save", "-t", "nat").Output()
-		if err != nil {
-			t.Fatalf("list the rules: %v", err)
-		}
-		restore := exec.Command(program+"-restore", "--noflush")
-		var script, chains strings.Builder
-		script.WriteString("*nat\n")
-		for line := range strings.Lines(string(out)) {
-			if !strings.HasPrefix(line, "-A ") || !strings.Contains(line, d.Bridge+`\"`) {
-				continue
-			}
-			script.WriteString("-D" + strings.TrimPrefix(line, "-A"))
-			if _, chain, jumps := strings.Cut(strings.TrimSpace(line), " -j CNI-"); jumps {
-				chains.WriteString("-X CNI-" + chain + "\n")
-			}
-		}
-		restore.Stdin = strings.NewReader(script.String() + chains.String() + "COMMIT\n")
-		if out, err := restore.CombinedOutput(); err != nil {
-			t.Errorf("remove the rules: %v: %s", err, out)
-		}
-	}
-}
-
 // filesOf are the daemon's records and state of pods.
 func filesOf(t testing.TB, d *daemon) []string {
 	t.Helper()
 	var found []string
 	for _, pattern := range []string{
 		d.Root + "/sandboxes/*", d.Root + "/containers/*", d.Root + "/rootfs/*", d.Root + "/cni/debts/*",
-		d.Root + "/cni/results/*", d.State + "/sandboxes/*", d.State + "/containers/*",
+		d.Root + "/cni/results/*", d.Root + "/cni/netns/*", d.State + "/sandboxes/*", d.State + "/containers/*",
 	} {
 		found = append(found, glob(t, pattern)...)
 	}
