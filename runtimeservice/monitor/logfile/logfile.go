@@ -149,10 +149,27 @@ func (w *Writer) Close() error {
 // An error means that entries are missing in the file; their bytes count as
 // dealt with, because a full disk must not stop a container.
 func (w *Writer) Append(stream Stream, output []byte, hold int, end bool) (int, error) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	return w.AppendNoted(stream, output, hold, end, nil)
+}
+
+// AppendNoted is Append for a caller who may be killed at any instant and wants to
+// know later how far it had come.
+func (w *Writer) AppendNoted(stream Stream, output []byte, hold int, end bool, note Note) (taken int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if note != nil {
+		at, err := w.position()
+		if err == nil {
+			note.Writing(at)
+			defer func() { note.Written(output[:taken]) }()
+		}
+	}
+	return w.append(stream, output, hold, end)
+}
+
+func (w *Writer) append(stream Stream, output []byte, hold int, end bool) (int, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	e := encoder{w: w, out: (*buf)[:0]}
 	e.prefix(stream)
 	rest := output

@@ -62,6 +62,8 @@ type container struct {
 	execs     map[string]*execProcess
 	announced bool // the client knows that it was started
 	reaping   worker
+	// unfinished are what an earlier monitor noted of the outputs.
+	unfinished [2]*slot
 	// cancelled is set by a Delete that meets a start under way.
 	cancelled bool
 }
@@ -276,6 +278,10 @@ func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.phase = deleted
+	for i, slot := range c.unfinished {
+		slot.give()
+		c.unfinished[i] = nil
+	}
 	c.server.poller.remove(c.pidfd, c.pidToken)
 	for _, fd := range []*int{&c.pidfd, &c.stdin} {
 		if *fd >= 0 {

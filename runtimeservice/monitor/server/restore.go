@@ -167,6 +167,9 @@ func (c *container) adoptOutputs(console bool, stdout, stderr int) error {
 		c.log = log
 	}
 	for _, s := range c.outputs() {
+		if err := s.finishDiscard(); err != nil {
+			c.server.log.Error("restore log", "container", c.id, "error", err)
+		}
 		if err := s.watch(); err != nil {
 			return err
 		}

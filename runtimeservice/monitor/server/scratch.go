@@ -12,28 +12,22 @@ import (
 const chunk = 64 << 10
 
 // scratch is what a worker needs to look at the head of a pipe without taking
-// it: a second pipe to tee(2) into, and a buffer. A few are kept.
+// it: a second pipe to tee(2) into, and a buffer; and a slot of the journal. A few
+// are kept.
 type scratch struct {
 	r, w int
 	buf  []byte
+	slot *slot // nil if there was none left
 }
 
 type scratches struct {
-	null int
+	journal *journal // nil if it could not be opened
 
 	mu   sync.Mutex
 	free []*scratch
 }
 
 const keptScratches = 2
-
-func newScratches() (*scratches, error) {
-	null, err := unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
-	}
-	return &scratches{null: null}, nil
-}
 
 func (s *scratches) get() (*scratch, error) {
 	s.mu.Lock()
@@ -48,7 +42,7 @@ func (s *scratches) get() (*scratch, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	return &scratch{r: p[0], w: p[1], buf: make([]byte, chunk)}, nil
+	return &scratch{r: p[0], w: p[1], buf: make([]byte, chunk), slot: s.journal.take()}, nil
 }
 
 func (s *scratches) put(x *scratch) {
@@ -64,6 +58,7 @@ func (s *scratches) put(x *scratch) {
 }
 
 func (x *scratch) close() {
+	x.slot.give()
 	unix.Close(x.r)
 	unix.Close(x.w)
 }
@@ -97,22 +92,4 @@ func (x *scratch) peek(fd int) ([]byte, error) {
 		got += m
 	}
 	return x.buf[:n], nil
-}
-
-// discard takes n bytes out of a pipe that holds as many.
-func (s *scratches) discard(fd, n int) error {
-	for n > 0 {
-		m, err := unix.Splice(fd, nil, s.null, nil, n, unix.SPLICE_F_NONBLOCK)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return os.NewSyscallError("splice", err)
-		}
-		if m == 0 {
-			return io.ErrUnexpectedEOF
-		}
-		n -= int(m)
-	}
-	return nil
 }

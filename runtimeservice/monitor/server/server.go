@@ -88,8 +88,9 @@ func New(options Options) (*Server, error) {
 	if s.poller, err = newPoller(); err != nil {
 		return nil, err
 	}
-	if s.scratches, err = newScratches(); err != nil {
-		return nil, err
+	s.scratches = &scratches{}
+	if s.scratches.journal, err = openJournal(options.Dir); err != nil {
+		s.log.Error("open journal; a kill may repeat output in logs", "error", err)
 	}
 	if s.filters, err = seccompcache.New("/proc/self/exe"); err != nil {
 		return nil, fmt.Errorf("make the cache of seccomp filters: %w", err)
@@ -113,6 +114,7 @@ func (s *Server) Run() error {
 	} else {
 		s.restore()
 	}
+	s.recoverLogs()
 	for {
 		socket, err := s.listener.AcceptUnix()
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -97,6 +97,7 @@ func (s *stream) drainPipe() error {
 		return err
 	}
 	defer pool.put(x)
+	x.slot.belong(s.c.id, s.kind)
 	for {
 		data, err := x.peek(s.fd)
 		if err != nil {
@@ -106,12 +107,12 @@ func (s *stream) drainPipe() error {
 			s.c.broadcast(s.kind, data[s.seen:])
 			s.seen = len(data)
 		}
-		taken := s.write(data, s.hold(), s.complete(len(data)))
+		taken := s.write(data, s.hold(), s.complete(len(data)), x.slot)
 		if taken == 0 {
 			return nil
 		}
 		s.seen -= taken
-		if err := pool.discard(s.fd, taken); err != nil {
+		if err := x.slot.discard(s.fd, taken, x.buf); err != nil {
 			return err
 		}
 	}
@@ -160,25 +161,29 @@ func (s *stream) drainTerminal() error {
 		if len(s.partial) > 0 {
 			data = append(s.partial, data...)
 		}
-		taken := s.write(data, logfile.MaxLine, false)
+		taken := s.write(data, logfile.MaxLine, false, nil)
 		s.partial = append([]byte(nil), data[taken:]...)
 	}
 }
 
 func (s *stream) flushPartial() {
 	if len(s.partial) > 0 {
-		s.write(s.partial, 0, true)
+		s.write(s.partial, 0, true, nil)
 		s.partial = nil
 	}
 }
 
 // write puts output into the log and returns how much of it is dealt with. A
 // full disk costs log entries, it does not stop the container.
-func (s *stream) write(data []byte, hold int, end bool) int {
+func (s *stream) write(data []byte, hold int, end bool, notes *slot) int {
 	if s.c.log == nil {
 		return len(data)
 	}
-	taken, err := s.c.log.Append(s.kind, data, hold, end)
+	var note logfile.Note
+	if notes != nil {
+		note = notes
+	}
+	taken, err := s.c.log.AppendNoted(s.kind, data, hold, end, note)
 	if err != nil && time.Since(s.complained) > time.Minute {
 		s.complained = time.Now()
 		s.c.server.log.Error("write log of container", "container", s.c.id, "error", err)
