@@ -18,7 +18,7 @@ import (
 // ends. So the monitor may be killed at any instant and the next one finds in
 // the pipe what is not in the log; and a quiet container costs no buffer.
 // A terminal cannot be looked at in that way: there the beginning of a line is
-// held in memory.
+// held in memory while more comes, and is an entry of its own then.
 type stream struct {
 	worker
 	c    *container
@@ -153,6 +153,10 @@ func (s *stream) drainTerminal() error {
 			// Every slave side is closed.
 			s.flushPartial()
 			return io.EOF
+		case err == unix.EAGAIN:
+			// A prompt, for example: held here it would be lost in a kill.
+			s.partial = s.partial[s.write(s.partial, 0, false, nil):]
+			return err
 		case err != nil:
 			return err
 		}
