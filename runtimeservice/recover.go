@@ -35,12 +35,9 @@ func (s *Service) Start(ctx context.Context) error {
 		return err
 	}
 	// From here on HandleExit is called.
-	if err := s.opts.Processes.Connect(ctx); err != nil {
-		return fmt.Errorf("connect to the monitor: %w", err)
-	}
-	running, err := s.opts.Processes.List(ctx)
+	running, err := s.connectMonitor(ctx)
 	if err != nil {
-		return fmt.Errorf("list what the monitor runs: %w", err)
+		return err
 	}
 	if err := s.compare(running); err != nil {
 		return err
@@ -50,6 +47,33 @@ func (s *Service) Start(ctx context.Context) error {
 	}
 	s.releaseUnknownPods(ctx)
 	return nil
+}
+
+// connectTimeout bounds the wait for a monitor that does not answer: a start that
+// fails with its reason can be acted on, one that hangs cannot.
+const connectTimeout = 30 * time.Second
+
+// connectMonitor returns what the monitor runs.
+func (s *Service) connectMonitor(ctx context.Context) ([]monitor.Container, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.ConnectTimeout,
+		fmt.Errorf("it has not answered for %s", s.opts.ConnectTimeout))
+	defer cancel()
+	if err := s.opts.Processes.Connect(ctx); err != nil {
+		return nil, fmt.Errorf("connect to the monitor: %w", withCause(ctx, err))
+	}
+	running, err := s.opts.Processes.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list what the monitor runs: %w", withCause(ctx, err))
+	}
+	return running, nil
+}
+
+// withCause adds why the context ended to the error that came of it.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // takeUpSandboxes fills the table with what is or was ready, and leaves the rest

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -337,6 +338,19 @@ func TestSixtyPodsAreTakenUp(t *testing.T) {
 	})
 	if err != nil || len(running) != pods {
 		t.Errorf("%d containers run, %v", len(running), err)
+	}
+}
+
+func TestMonitorThatDoesNotAnswer(t *testing.T) {
+	n := newNode(t)
+	n.on("connect", func(ctx context.Context, _ string) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	s := n.open()
+	s.opts.ConnectTimeout = time.Millisecond
+	if err := s.Start(t.Context()); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "has not answered for 1ms") {
+		t.Errorf("error is %v", err)
 	}
 }
 

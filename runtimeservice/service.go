@@ -14,6 +14,7 @@
 package runtimeservice
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -96,6 +97,8 @@ type Options struct {
 	BootID     string
 	// CgroupRoot is where the cgroup hierarchies are mounted.
 	CgroupRoot string
+	// ConnectTimeout is how long Start waits for the monitor.
+	ConnectTimeout time.Duration
 }
 
 // Service is the runtime half of CRI. A caller makes it with New, calls Start
@@ -154,6 +157,7 @@ func New(opts Options) (*Service, error) {
 	if opts.BuildSpec == nil {
 		opts.BuildSpec = spec.Build
 	}
+	opts.ConnectTimeout = cmp.Or(opts.ConnectTimeout, connectTimeout)
 	if opts.BootID == "" {
 		raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {
