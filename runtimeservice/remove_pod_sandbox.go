@@ -2,9 +2,7 @@ package runtimeservice
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -14,25 +12,7 @@ import (
 // RemovePodSandbox stops the sandbox and removes it with its containers. It is
 // idempotent, and succeeds where the network's plugins are gone.
 func (s *Service) RemovePodSandbox(ctx context.Context, id string) error {
-	sb, err := s.sandboxes.find(id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	s.closeGate(sb)
-	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
-		return fmt.Errorf("remove sandbox %s: wait for containers being made and for other calls: %w", sb.id, err)
-	}
-	err = s.detached(ctx, removeSandboxTimeout, func(ctx context.Context) error {
-		defer sb.members.Release(wholeSandbox)
-		return s.removeSandbox(ctx, sb)
-	})
-	if err != nil {
-		return fmt.Errorf("remove sandbox %s: %w", sb.id, err)
-	}
-	return nil
+	return s.endSandbox(ctx, id, "remove", removeSandboxTimeout, s.removeSandbox)
 }
 
 // removeSandbox is called with the whole of sb.members.

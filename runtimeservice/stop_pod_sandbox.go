@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,13 @@ import (
 // stopped. A network that cannot be detached now is a debt of package cni and no
 // error: the pod must not hang on it.
 func (s *Service) StopPodSandbox(ctx context.Context, id string) error {
+	return s.endSandbox(ctx, id, "stop", stopSandboxTimeout, s.stopSandbox)
+}
+
+// endSandbox lets nothing new begin in the sandbox, waits for what is under way in it, and
+// calls end, which goes on when the caller goes away. A sandbox that does not exist has
+// ended.
+func (s *Service) endSandbox(ctx context.Context, id, verb string, timeout time.Duration, end func(context.Context, *sandbox) error) error {
 	sb, err := s.sandboxes.find(id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -26,14 +34,14 @@ func (s *Service) StopPodSandbox(ctx context.Context, id string) error {
 	}
 	s.closeGate(sb)
 	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
-		return fmt.Errorf("stop sandbox %s: wait for containers being made and for other calls: %w", sb.id, err)
+		return fmt.Errorf("%s sandbox %s: wait for containers being made and for other calls: %w", verb, sb.id, err)
 	}
-	err = s.detached(ctx, stopSandboxTimeout, func(ctx context.Context) error {
+	err = s.detached(ctx, timeout, func(ctx context.Context) error {
 		defer sb.members.Release(wholeSandbox)
-		return s.stopSandbox(ctx, sb)
+		return end(ctx, sb)
 	})
 	if err != nil {
-		return fmt.Errorf("stop sandbox %s: %w", sb.id, err)
+		return fmt.Errorf("%s sandbox %s: %w", verb, sb.id, err)
 	}
 	return nil
 }
