@@ -137,6 +137,12 @@ func TestCommandErrors(t *testing.T) {
 		"/bin/nope": func(r *StartRequest) { r.Spec.Process.Args = []string{"/bin/nope"} },
 		"nope":      func(r *StartRequest) { r.Spec.Process.Args = []string{"nope"} },
 		"/etc":      func(r *StartRequest) { r.Spec.Process.Args = []string{"/etc"} },
+		"/bin/busybox/x": func(r *StartRequest) {
+			r.Spec.Process.Args, r.Spec.Process.Cwd = []string{"true"}, "/bin/busybox/x"
+		},
+		"/bin/busybox": func(r *StartRequest) {
+			r.Spec.Process.Args, r.Spec.Process.Cwd = []string{"true"}, "/bin/busybox"
+		},
 		"/plain": func(r *StartRequest) {
 			r.Spec.Process.Args = []string{"/plain"}
 			os.WriteFile(filepath.Join(r.Spec.Root.Path, "plain"), []byte("x"), 0o644)

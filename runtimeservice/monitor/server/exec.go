@@ -86,7 +86,7 @@ func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (ans
 		if c.checkRunning() != nil {
 			err = fmt.Errorf("container has ended: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		return answer, nil, commandError(err, process.Args[0])
+		return answer, nil, commandError(err, process)
 	}
 	return e.begin(process, console)
 }

@@ -146,7 +146,7 @@ func (c *container) start(req *protocol.Start, clients []*attachment) (err error
 	}
 	defer stdio.close()
 	if err := lib.Start(process); err != nil {
-		return commandError(err, process.Args[0])
+		return commandError(err, process)
 	}
 	return c.finish(lib, process, stdio, clients)
 }
@@ -240,15 +240,21 @@ func releaseInit(stateDir string, fd int) error {
 	return nil
 }
 
-// commandError marks the error of a command that cannot be executed. It comes
-// as text, because another process met it.
-func commandError(err error, command string) error {
+// commandError marks the error of a command that cannot be executed, or not in its
+// working directory. It comes as text, because another process met it.
+func commandError(err error, process *libcontainer.Process) error {
 	text := err.Error()
-	if i := strings.Index(text, "exec: "+strconv.Quote(command)+": "); i >= 0 {
+	if i := strings.Index(text, "exec: "+strconv.Quote(process.Args[0])+": "); i >= 0 {
 		return fmt.Errorf("%w: %s: %w", protocol.ErrCommand, text[i:], errdefs.ErrInvalidArgument)
 	}
 	if i := strings.Index(text, "chdir to cwd ("); i >= 0 {
 		return fmt.Errorf("%w: %s: %w", protocol.ErrCommand, text[i:], errdefs.ErrInvalidArgument)
+	}
+	if _, after, ok := strings.Cut(text, "mkdir "); ok {
+		dir, why, _ := strings.Cut(after, ": ")
+		if strings.HasPrefix(process.Cwd+"/", dir+"/") {
+			return fmt.Errorf("%w: make working directory %q: %s: %w", protocol.ErrCommand, process.Cwd, why, errdefs.ErrInvalidArgument)
+		}
 	}
 	return err
 }
