@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
@@ -109,12 +110,14 @@ func stageTwo(dir, cgroup string, ready *os.File) error {
 			return err
 		}
 	}
-	protectFromOOM(log)
+	score := protectFromOOM(log)
 	listener, err := protocol.Listen(dir)
 	if err != nil {
 		return err
 	}
-	s, err := server.New(server.Options{Dir: dir, Listener: listener, Lock: lock, Program: version, Logger: log})
+	s, err := server.New(server.Options{
+		Dir: dir, Listener: listener, Lock: lock, OOMScoreAdj: score, Program: version, Logger: log,
+	})
 	if err != nil {
 		return err
 	}
@@ -141,7 +144,8 @@ func resume(dir, fd string) error {
 		return err
 	}
 	s, err := server.New(server.Options{
-		Dir: dir, Listener: from.Listener, Lock: from.Lock, Program: version, Logger: log, Resume: from,
+		Dir: dir, Listener: from.Listener, Lock: from.Lock, OOMScoreAdj: from.OOMScoreAdj,
+		Program: version, Logger: log, Resume: from,
 	})
 	if err != nil {
 		return err
@@ -186,12 +190,23 @@ func lockDir(dir string) (int, error) {
 	return -1, fmt.Errorf("lock %s: %w", path, err)
 }
 
-// protectFromOOM asks to be killed last. Without CAP_SYS_RESOURCE it may not;
-// and containers do not inherit it, see server.New.
-func protectFromOOM(log *slog.Logger) {
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+// protectFromOOM asks to be killed last, and returns the score that this process
+// was started with. Without CAP_SYS_RESOURCE it may not ask.
+func protectFromOOM(log *slog.Logger) int {
+	const file, last = "/proc/self/oom_score_adj", "-999"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		log.Warn("read own OOM score", "error", err)
+		return 0
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		log.Warn("read own OOM score", "error", err)
+	}
+	if err := os.WriteFile(file, []byte(last), 0); err != nil {
 		log.Debug("lower own OOM score", "error", err)
 	}
+	return score
 }
 
 // growDescriptorTable makes the kernel allocate a large table at once. Growing

@@ -24,6 +24,12 @@ import (
 
 var binary string
 
+// buildFlags are those of the Makefile.
+var buildFlags = []string{
+	"-tags", "osusergo netgo seccomp",
+	"-ldflags", "-linkmode external -extldflags -static -X main.version=test",
+}
+
 // group is the cgroup of the test run; containers get one below it.
 var group = fmt.Sprintf("/berth-monitor-test-%d", os.Getpid())
 
@@ -37,9 +43,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "berth-monitor")
-	build := exec.Command("go", "build", "-tags", "seccomp osusergo netgo runc_nocriu",
-		"-ldflags", "-linkmode external -extldflags -static -X main.version=test",
-		"-o", binary, "../../cmd/berth-monitor")
+	args := append([]string{"build"}, buildFlags...)
+	build := exec.Command("go", append(args, "-o", binary, "../../cmd/berth-monitor")...)
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build berth-monitor:", err)
@@ -139,8 +144,11 @@ func (e *env) end() {
 	if info.Pid > 0 {
 		killMonitor(info.Pid)
 	}
+	log, _ := os.ReadFile(filepath.Join(e.dir, "monitor.log"))
+	if bytes.Contains(log, []byte("DATA RACE")) || bytes.Contains(log, []byte("panic")) {
+		e.t.Error("the monitor has a race or a panic")
+	}
 	if e.t.Failed() {
-		log, _ := os.ReadFile(filepath.Join(e.dir, "monitor.log"))
 		e.t.Logf("monitor.log:\n%s", log)
 	}
 }
@@ -264,7 +272,8 @@ func (e *env) waitExit(id string) Exit {
 	}
 }
 
-// logText returns the text of a log's entries, put together again.
+// logText returns the text of a log's entries, put together again. What is just
+// being written at the end is left out.
 func logText(t testing.TB, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -272,9 +281,9 @@ func logText(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(string(data[:bytes.LastIndexByte(data, '\n')+1])) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-		if len(parts) != 4 || !strings.HasSuffix(line, "\n") {
+		if len(parts) != 4 {
 			t.Fatalf("malformed log entry %q", line)
 		}
 		if _, err := time.Parse(time.RFC3339Nano, parts[0]); err != nil {

@@ -116,7 +116,7 @@ func (s *session) receive() {
 	for {
 		frame, err := s.conn.Receive()
 		if err != nil {
-			s.end(goneAway, last)
+			s.end(err, goneAway, last)
 			return
 		}
 		switch frame.Kind {
@@ -175,12 +175,12 @@ func result(frame *protocol.Frame) outcome {
 }
 
 // end gives every call that is left its error.
-func (s *session) end(goneAway bool, last uint64) {
+func (s *session) end(cause error, goneAway bool, last uint64) {
 	s.conn.Close()
 	s.mu.Lock()
-	s.err = errLost
+	s.err = fmt.Errorf("%w: %w", errLost, cause)
 	for id, c := range s.pending {
-		err := errLost
+		err := s.err
 		if goneAway && id > last {
 			err = errAgain
 		}

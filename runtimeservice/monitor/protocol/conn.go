@@ -94,7 +94,8 @@ func (c *Conn) Send(f Frame) error {
 		_, err = c.socket.Write(msg[n:])
 	}
 	if err != nil {
-		c.socket.Close()
+		// What the other side sent before it left can still be received.
+		_ = c.socket.CloseWrite()
 		return fmt.Errorf("send frame: %w", err)
 	}
 	return nil

@@ -168,6 +168,17 @@ func (a *attachment) watch(fd int) {
 	a.watches = append(a.watches, watch{fd, t})
 }
 
+// sessions returns the clients, also those that only wait for what is queued.
+func (c *container) sessions() []*attachment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make([]*attachment, 0, len(c.clients))
+	for a := range c.clients {
+		all = append(all, a)
+	}
+	return all
+}
+
 // isGone reports whether the client has closed all its ends for output.
 func (a *attachment) isGone() bool {
 	for _, f := range a.out {

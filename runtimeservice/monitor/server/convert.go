@@ -56,19 +56,33 @@ func (s *Server) convertSpec(req *protocol.Start) (*configs.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("convert spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if config.OomScoreAdj == nil {
+		config.OomScoreAdj = &s.oomScore
+	}
 	if config.Seccomp == nil {
 		return config, nil
 	}
-	encoded, err := json.Marshal(config.Seccomp)
+	key, err := s.compileProfile(config.Seccomp)
 	if err != nil {
-		return nil, fmt.Errorf("encode seccomp profile: %w", err)
-	}
-	key := seccompcache.Key(sha256.Sum256(encoded))
-	if err := s.filters.Add(key, encoded); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, err
 	}
 	config.Seccomp = s.profiles.share(key, config.Seccomp)
 	return config, nil
+}
+
+// compileProfile puts a seccomp profile where inits find it compiled.
+func (s *Server) compileProfile(profile *configs.Seccomp) (seccompcache.Key, error) {
+	encoded, err := json.Marshal(profile)
+	if err != nil {
+		return seccompcache.Key{}, fmt.Errorf("encode seccomp profile: %w", err)
+	}
+	key := seccompcache.Key(sha256.Sum256(encoded))
+	ticket := s.orphans.begin()
+	defer s.orphans.finish(ticket)
+	if err := s.filters.Add(key, encoded); err != nil {
+		return key, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return key, nil
 }
 
 // profiles lets containers with equal seccomp profiles share one in memory; the

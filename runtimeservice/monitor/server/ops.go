@@ -53,6 +53,11 @@ func (c *container) libcontainer() (*libcontainer.Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load state of container %q: %w", c.id, err)
 	}
+	if profile := lib.Config().Seccomp; profile != nil {
+		if _, err := c.server.compileProfile(profile); err != nil {
+			c.server.log.Warn("compile seccomp profile", "container", c.id, "error", err)
+		}
+	}
 	c.mu.Lock()
 	c.lib = lib
 	c.mu.Unlock()

@@ -31,11 +31,6 @@ type peer struct {
 func (s *Server) serve(conn *protocol.Conn) {
 	p := &peer{s: s, conn: conn, gone: make(chan struct{}), received: make(chan struct{})}
 	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		conn.Close()
-		return
-	}
 	s.conns[p] = struct{}{}
 	s.mu.Unlock()
 	go p.receive()

@@ -18,6 +18,8 @@ type Resume struct {
 	Listener *net.UnixListener
 	// Lock is the descriptor of the lock of the directory.
 	Lock int
+	// OOMScoreAdj is that of Options.
+	OOMScoreAdj int
 
 	handover handover
 }
@@ -41,7 +43,7 @@ func ReadResume(fd int) (*Resume, error) {
 			unix.CloseOnExec(fd)
 		}
 	}
-	r.Lock = r.handover.Lock
+	r.Lock, r.OOMScoreAdj = r.handover.Lock, r.handover.OOMScoreAdj
 	file := os.NewFile(uintptr(r.handover.Listener), "listener")
 	defer file.Close()
 	l, err := net.FileListener(file)

@@ -30,8 +30,11 @@ type Options struct {
 	// Program is the version of this program.
 	Program string
 	// Lock is the descriptor of the lock of Dir.
-	Lock   int
-	Logger *slog.Logger
+	Lock int
+	// OOMScoreAdj is what containers get that ask for nothing; without it they
+	// would inherit the monitor's.
+	OOMScoreAdj int
+	Logger      *slog.Logger
 	// Resume is what this program took over from one before it in the same
 	// process; else it is nil.
 	Resume *Resume
@@ -43,6 +46,7 @@ type Server struct {
 	listener  *net.UnixListener
 	program   string
 	lock      int
+	oomScore  int
 	from      *Resume
 	log       *slog.Logger
 	startedAt time.Time
@@ -63,15 +67,16 @@ type Server struct {
 	conns      map[*peer]struct{}
 	closing    bool
 
-	// resumed is sent to when an upgrade was given up.
-	resumed chan struct{}
+	// parked is sent to when no more connections are accepted, resumed when
+	// the upgrade was given up.
+	parked, resumed chan struct{}
 }
 
 // New prepares the directory and takes up the containers of an earlier monitor.
 func New(options Options) (*Server, error) {
 	s := &Server{
 		dir: options.Dir, listener: options.Listener, program: options.Program, log: options.Logger,
-		lock: options.Lock, from: options.Resume, resumed: make(chan struct{}),
+		lock: options.Lock, oomScore: options.OOMScoreAdj, from: options.Resume, parked: make(chan struct{}), resumed: make(chan struct{}),
 		startedAt:  time.Now(),
 		records:    records{filepath.Join(options.Dir, "containers")},
 		containers: map[string]*container{},
@@ -118,6 +123,7 @@ func (s *Server) Run() error {
 	for {
 		socket, err := s.listener.AcceptUnix()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.parked <- struct{}{}
 			<-s.resumed
 			continue
 		}

@@ -120,6 +120,9 @@ func (s *Server) replace(exe *os.File) {
 // quiesce has requests finished and clients sent away.
 func (s *Server) quiesce() error {
 	_ = s.listener.SetDeadline(past)
+	// A connection may still be accepted after the deadline was set; it is one
+	// of those below then.
+	<-s.parked
 	s.mu.Lock()
 	var peers []*peer
 	for p := range s.conns {
@@ -152,10 +155,11 @@ func (s *Server) quiesce() error {
 // handover is what the next program needs beyond the records. Numbers of
 // descriptors are those of this process, and stay.
 type handover struct {
-	Version    int             `json:"version"`
-	Listener   int             `json:"listener"`
-	Lock       int             `json:"lock"`
-	Containers []handoverEntry `json:"containers"`
+	Version     int             `json:"version"`
+	Listener    int             `json:"listener"`
+	Lock        int             `json:"lock"`
+	OOMScoreAdj int             `json:"oomScoreAdj"`
+	Containers  []handoverEntry `json:"containers"`
 }
 
 const handoverVersion = 1
@@ -207,20 +211,21 @@ type handoverPiece struct {
 func (s *Server) handOver() handover {
 	s.poller.stop()
 	<-s.poller.stopped
-	h := handover{Version: handoverVersion, Lock: s.lock, Listener: descriptor(s.listener)}
+	h := handover{Version: handoverVersion, Lock: s.lock, OOMScoreAdj: s.oomScore, Listener: descriptor(s.listener)}
 	for _, c := range s.list() {
 		c.ending.Lock()
-		c.mu.Lock()
-		clients := make([]*attachment, 0, len(c.clients))
-		for a := range c.clients {
-			clients = append(clients, a)
+		entry := handoverEntry{ID: c.id}
+		// Clients come first, as one whose input ends closes the container's.
+		for _, a := range c.sessions() {
+			entry.Attached = append(entry.Attached, a.handOver())
 		}
+		c.mu.Lock()
 		execs := make([]*execProcess, 0, len(c.execs))
 		for _, e := range c.execs {
 			execs = append(execs, e)
 		}
+		entry.Pidfd, entry.Stdin = c.pidfd, c.stdin
 		c.mu.Unlock()
-		entry := handoverEntry{ID: c.id, Pidfd: c.pidfd, Stdin: c.stdin}
 		for _, st := range c.outputs() {
 			st.mu.Lock()
 			entry.Streams = append(entry.Streams, handoverStream{
@@ -231,9 +236,6 @@ func (s *Server) handOver() handover {
 			if x, ok := e.handOver(); ok {
 				entry.Execs = append(entry.Execs, x)
 			}
-		}
-		for _, a := range clients {
-			entry.Attached = append(entry.Attached, a.handOver())
 		}
 		h.Containers = append(h.Containers, entry)
 	}
