@@ -31,7 +31,7 @@ func TestUpgrade(t *testing.T) {
 	pid := e.pid()
 	for range 3 {
 		if err := e.client.Upgrade(e.ctx()); err != nil {
-			t.Fatal(err, pid, e.pid())
+			t.Fatal(err)
 		}
 		if got := e.pid(); got != pid {
 			t.Fatalf("process %d became %d", pid, got)
