@@ -97,6 +97,9 @@ func New(options Options) (*Server, error) {
 	if s.scratches.journal, err = openJournal(options.Dir); err != nil {
 		s.log.Error("open journal; a kill may repeat output in logs", "error", err)
 	}
+	if err := warmUpCgroups(); err != nil {
+		return nil, err
+	}
 	if s.filters, err = seccompcache.New("/proc/self/exe"); err != nil {
 		return nil, fmt.Errorf("make the cache of seccomp filters: %w", err)
 	}
