@@ -137,11 +137,6 @@ func (n *Node) Runtime() runtimeapi.RuntimeServiceClient {
 	return runtimeapi.NewRuntimeServiceClient(n.conn)
 }
 
-// Images is a client of the node's ImageService. It stays good over restarts.
-func (n *Node) Images() runtimeapi.ImageServiceClient {
-	return runtimeapi.NewImageServiceClient(n.conn)
-}
-
 // PID is berthd's process ID.
 func (n *Node) PID() int { return n.berthd.Process.Pid }
 

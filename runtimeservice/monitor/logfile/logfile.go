@@ -108,9 +108,6 @@ func open(path string) (fd int, torn bool, err error) {
 	return fd, torn, nil
 }
 
-// Path returns the path the file was opened with.
-func (w *Writer) Path() string { return w.path }
-
 // Reopen begins a new file at the same path, for log rotation. Every entry is
 // either in the old file or in the new one. On error the old file stays in use.
 func (w *Writer) Reopen() error {
