@@ -20,6 +20,10 @@ func (e *env) process(args ...string) *specs.Process {
 	return &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}, NoNewPrivileges: true}
 }
 
+// inputDelay makes a process wait for its input: what os.Pipe made would tell it
+// EAGAIN if nobody had made it blocking.
+const inputDelay = 50 * time.Millisecond
+
 // exec runs a command to its end and returns its output.
 func (e *env) exec(id, stdin string, args ...string) (stdout, stderr string, exit Exit) {
 	e.t.Helper()
@@ -36,6 +40,7 @@ func (e *env) exec(id, stdin string, args ...string) (stdout, stderr string, exi
 		e.t.Fatal(err)
 	}
 	go func() {
+		time.Sleep(inputDelay)
 		io.WriteString(inW, stdin)
 		inW.Close()
 	}()

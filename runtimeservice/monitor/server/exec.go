@@ -43,16 +43,20 @@ type execProcess struct {
 // case, and files, which it closes; the answer's descriptors are the caller's.
 func (s *Server) exec(req *protocol.Exec, stdio [3]*os.File, result int) (protocol.Execed, []int, error) {
 	answer, fds, err := s.tryExec(req, stdio, result)
-	for _, f := range stdio {
-		if f != nil {
-			f.Close()
-		}
-	}
+	closeStdio(stdio)
 	if err != nil {
 		unix.Close(result)
 		return answer, nil, fmt.Errorf("exec in container %q: %w", req.ContainerID, err)
 	}
 	return answer, fds, nil
+}
+
+func closeStdio(files [3]*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (answer protocol.Execed, fds []int, err error) {

@@ -280,6 +280,12 @@ func (p *peer) exec(req *protocol.Exec, frame *protocol.Frame) (answer, error) {
 	var stdio [3]*os.File
 	for i, present := range flags {
 		if present {
+			// What os.Pipe made is non-blocking, which a process does not expect.
+			if err := unix.SetNonblock(fds[0], false); err != nil {
+				closeInts(fds)
+				closeStdio(stdio)
+				return answer{}, os.NewSyscallError("fcntl", err)
+			}
 			stdio[i] = os.NewFile(uintptr(fds[0]), "stdio")
 			fds = fds[1:]
 		}
