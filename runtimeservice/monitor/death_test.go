@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -199,7 +200,35 @@ func waitGone(t *testing.T, pid int) {
 	})
 }
 
-// Both programs die; the container's process goes on without its streams.
+// Both programs die while a container writes: it is not told, and the next monitor
+// finds its pipes.
+func TestDeathOfBothWhileOneWrites(t *testing.T) {
+	e := newEnv(t)
+	const lines = 50000
+	r := e.start(fmt.Sprintf("echo first >&2; i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); done; echo last >&2; sleep 1000", lines))
+	for range 4 {
+		pid := e.pid()
+		e.disconnect()
+		killMonitor(pid)
+		time.Sleep(20 * time.Millisecond) // in which nobody reads
+		e.connect()
+	}
+	eventually(t, func() error {
+		if got := logText(t, r.LogPath); !strings.Contains(got, "last") {
+			return errors.New("the log has no end")
+		}
+		return nil
+	})
+	var want strings.Builder
+	for i := range lines {
+		fmt.Fprintln(&want, i)
+	}
+	if got := strings.ReplaceAll(strings.ReplaceAll(logText(t, r.LogPath), "first\n", ""), "last\n", ""); got != want.String() {
+		t.Errorf("the log has %d bytes in place of %d", len(got), want.Len())
+	}
+}
+
+// Both programs die, and one of the containers.
 func TestDeathOfBoth(t *testing.T) {
 	e := newEnv(t)
 	lives := e.start("sleep 1000")

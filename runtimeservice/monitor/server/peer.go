@@ -223,6 +223,10 @@ func (p *peer) fetch(n *protocol.Named) (answer, error) {
 	if c == nil {
 		return answer{}, fmt.Errorf("container %q: %w", n.ID, errdefs.ErrNotFound)
 	}
+	// A client that has to ask has nothing to give back.
+	if err := c.reclaim(); err != nil {
+		p.s.log.Error("fetch container", "error", err)
+	}
 	started, fds := c.describe()
 	return answer{body: started, fds: fds}, nil
 }

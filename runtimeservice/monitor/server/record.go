@@ -25,11 +25,13 @@ type record struct {
 	StartTime uint64    `json:"startTime"`
 	StartedAt time.Time `json:"startedAt"`
 	// Cgroups are the directories of the container by controller.
-	Cgroups   map[string]string `json:"cgroups,omitempty"`
-	LogPath   string            `json:"logPath,omitempty"`
-	Terminal  bool              `json:"terminal,omitempty"`
-	Stdin     bool              `json:"stdin,omitempty"`
-	StdinOnce bool              `json:"stdinOnce,omitempty"`
+	Cgroups map[string]string `json:"cgroups,omitempty"`
+	LogPath string            `json:"logPath,omitempty"`
+	// Pipes are the inodes of the outputs, by stream, unless there is a terminal.
+	Pipes     [2]uint64 `json:"pipes"`
+	Terminal  bool      `json:"terminal,omitempty"`
+	Stdin     bool      `json:"stdin,omitempty"`
+	StdinOnce bool      `json:"stdinOnce,omitempty"`
 	// StdinClosed says that the input has ended for good.
 	StdinClosed bool           `json:"stdinClosed,omitempty"`
 	Exit        *protocol.Exit `json:"exit,omitempty"`

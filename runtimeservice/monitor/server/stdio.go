@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -72,11 +73,10 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 		}
 	}
 	for _, kind := range []logfile.Stream{logfile.Stdout, logfile.Stderr} {
-		r, w, err := pipe(uid, gid)
+		r, f, err := outputPipe(kind, uid, gid)
 		if err != nil {
 			return fail(err)
 		}
-		f := os.NewFile(uintptr(w), kind.String())
 		s.files = append(s.files, f)
 		if kind == logfile.Stdout {
 			process.Stdout = f
@@ -90,10 +90,33 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 	return s, nil
 }
 
+// outputPipe makes the pipe of an output. The container's end is open for reading
+// too: should everybody else who reads it be killed, a writer waits for the next
+// monitor (see reclaim) in place of being ended by SIGPIPE.
+func outputPipe(kind logfile.Stream, uid, gid int) (ours int, theirs *os.File, err error) {
+	r, w, err := pipe(uid, gid)
+	if err != nil {
+		return -1, nil, err
+	}
+	both, err := unix.Open("/proc/self/fd/"+strconv.Itoa(w), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	unix.Close(w)
+	if err != nil {
+		unix.Close(r)
+		return -1, nil, &os.PathError{Op: "open again", Path: "pipe", Err: err}
+	}
+	return r, os.NewFile(uintptr(both), kind.String()), nil
+}
+
 // addStream takes over our end of an output.
 func (c *container) addStream(kind logfile.Stream, fd int, tty bool) error {
+	inode, err := inodeOf(fd)
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
 	c.mu.Lock()
 	c.streams = append(c.streams, &stream{c: c, kind: kind, fd: fd, tty: tty})
+	c.rec.Pipes[kind] = inode
 	c.open++
 	c.mu.Unlock()
 	return unix.SetNonblock(fd, true)
