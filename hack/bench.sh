@@ -16,6 +16,7 @@ REGISTRY=127.0.0.1:5959
 missing=()
 command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
+command -v igzip >/dev/null || missing+=(isal)
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi

@@ -41,6 +41,7 @@ type options struct {
 	rounds   int
 	networks string
 	only     string
+	pulls    string
 	json     string
 	svg      string
 	markdown string
@@ -53,7 +54,7 @@ func parse(args []string) (options, error) {
 		o.runtimes = append(o.runtimes, s)
 		return nil
 	})
-	flags.Func("pull-tree", "NAME=DIR: measure cold pulls of this directory as an image of three gzip layers; may repeat", func(s string) error {
+	flags.Func("pull-tree", "NAME=DIR: measure cold pulls of images cut from this directory, and igzip -d | tar -x of the same layers; may repeat", func(s string) error {
 		o.trees = append(o.trees, s)
 		return nil
 	})
@@ -65,6 +66,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "rounds over which the samples are spread, the runtimes taking turns")
 	flags.StringVar(&o.networks, "networks", "host,cni", "networks to measure pods with")
 	flags.StringVar(&o.only, "only", "pods,exec,density,pull", "groups to measure")
+	flags.StringVar(&o.pulls, "pulls", "", "only the images whose name contains this text")
 	flags.StringVar(&o.json, "json", "", "write the figures to this file")
 	flags.StringVar(&o.svg, "svg", "", "write a bar chart to this file")
 	flags.StringVar(&o.markdown, "markdown", "", "write the table, the machine and the versions to this file")
@@ -142,7 +144,7 @@ func measure(ctx context.Context, opts options, registry *imageRegistry, targets
 	}
 	if wanted("pull") {
 		for _, tree := range opts.trees {
-			if err := measurePull(ctx, registry, tree, targets, report); err != nil {
+			if err := measurePull(ctx, registry, opts, tree, targets, report); err != nil {
 				return err
 			}
 		}

@@ -13,22 +13,40 @@ const pullSamples = 5
 // measurePull takes the latency and the CPU of cold pulls, each of an image that was
 // never there before. Nothing is removed meanwhile: making files is slow where many were
 // just removed.
-func measurePull(ctx context.Context, registry *imageRegistry, tree string, targets []*target, report *report) error {
+func measurePull(ctx context.Context, registry *imageRegistry, opts options, tree string, targets []*target, report *report) error {
 	name, dir, ok := strings.Cut(tree, "=")
 	if !ok {
 		return fmt.Errorf("tree %q: want NAME=DIR", tree)
 	}
-	refs, err := registry.addTree("bench/"+name, dir, pullSamples)
+	cases, err := pullCases(registry, name, dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("pack tree %s: %w", dir, err)
 	}
-	for _, ref := range refs {
-		for _, t := range targets {
-			if err := pullOnce(ctx, t, name, ref, report); err != nil {
+	var pulled []string
+	for i, c := range cases {
+		if !strings.Contains(c.name, opts.pulls) {
+			continue
+		}
+		refs, err := registry.addMarked(fmt.Sprintf("bench/%s-%d", name, i), c.parts, pullSamples)
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			for _, t := range targets {
+				if err := pullOnce(ctx, t, c, ref, report); err != nil {
+					return err
+				}
+			}
+			if err := measureFloor(ctx, c, report); err != nil {
 				return err
 			}
 		}
+		pulled = append(pulled, refs...)
 	}
+	return removeAll(ctx, targets, pulled)
+}
+
+func removeAll(ctx context.Context, targets []*target, refs []string) error {
 	for _, t := range targets {
 		for _, ref := range refs {
 			if err := t.removeImage(ctx, ref); err != nil {
@@ -39,14 +57,18 @@ func measurePull(ctx context.Context, registry *imageRegistry, tree string, targ
 	return nil
 }
 
-func pullOnce(ctx context.Context, t *target, name, ref string, report *report) error {
+func pullOnce(ctx context.Context, t *target, c pullCase, ref string, report *report) error {
 	// What the last pull wrote is not this one's to wait for.
 	flushDisk()
 	busy, began := cpuBusy(), time.Now()
 	if _, err := t.pull(ctx, ref); err != nil {
 		return fmt.Errorf("%s: pull %s: %w", t.name, ref, err)
 	}
-	report.add("cold pull of "+name, milliseconds, t, ms(time.Since(began)))
-	report.add("CPU per pull of "+name, milliseconds, t, ms(cpuBusy()-busy))
+	report.add(wallOf(c), milliseconds, t, ms(time.Since(began)))
+	report.add(cpuOf(c), milliseconds, t, ms(cpuBusy()-busy))
 	return nil
 }
+
+// The names of a case's figures.
+func wallOf(c pullCase) string { return "cold pull of " + c.name }
+func cpuOf(c pullCase) string  { return "CPU per pull of " + c.name }

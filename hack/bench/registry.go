@@ -89,19 +89,14 @@ func (r *imageRegistry) addProgram(repository, path string, links []string) (str
 	return r.push(repository+":latest", []string{"/bin/" + program}, layer)
 }
 
-// addTree serves a directory as images of three gzip layers of about the same size. The
-// images differ in a first file of each layer, so that each is cold where another was
-// pulled.
-func (r *imageRegistry) addTree(repository, dir string, images int) ([]string, error) {
-	parts, err := r.packTree(dir)
-	if err != nil {
-		return nil, fmt.Errorf("pack tree %s: %w", dir, err)
-	}
+// addMarked serves images of these compressed archives, a layer each. The images differ in
+// a first file of each layer, so that each is cold where another was pulled.
+func (r *imageRegistry) addMarked(repository string, parts []string, images int) ([]string, error) {
 	var refs []string
 	for i := range images {
 		var layers []v1.Layer
-		for _, part := range parts {
-			layer, err := r.marked(part, fmt.Sprintf("image-%d", i))
+		for n, part := range parts {
+			layer, err := r.marked(part, fmt.Sprintf("image-%d-%d", i, n))
 			if err != nil {
 				return nil, err
 			}
@@ -116,7 +111,7 @@ func (r *imageRegistry) addTree(repository, dir string, images int) ([]string, e
 	return refs, nil
 }
 
-// packTree packs a directory into compressed archives.
+// packTree packs a directory into compressed archives of about the same size.
 func (r *imageRegistry) packTree(dir string) ([]string, error) {
 	paths, total, err := walkTree(dir)
 	if err != nil {

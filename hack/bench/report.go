@@ -37,6 +37,8 @@ type figure struct {
 	Name    string               `json:"name"`
 	Unit    string               `json:"unit"`
 	Samples map[string][]float64 `json:"samples"`
+	// Floor are the samples of what the machine needs for the same without a runtime.
+	Floor []float64 `json:"floor,omitempty"`
 }
 
 func newReport(targets []*target) *report {
@@ -49,17 +51,33 @@ func newReport(targets []*target) *report {
 }
 
 func (r *report) add(name, unit string, t *target, value float64) {
+	f := r.figure(name)
+	if f == nil {
+		f = &figure{Name: name, Unit: unit, Samples: map[string][]float64{}}
+		r.Figures = append(r.Figures, f)
+	}
+	f.Samples[t.name] = append(f.Samples[t.name], value)
+}
+
+// addFloor adds to a figure that has samples.
+func (r *report) addFloor(name string, value float64) {
+	f := r.figure(name)
+	f.Floor = append(f.Floor, value)
+}
+
+func (r *report) figure(name string) *figure {
 	i := slices.IndexFunc(r.Figures, func(f *figure) bool { return f.Name == name })
 	if i < 0 {
-		r.Figures = append(r.Figures, &figure{Name: name, Unit: unit, Samples: map[string][]float64{}})
-		i = len(r.Figures) - 1
+		return nil
 	}
-	r.Figures[i].Samples[t.name] = append(r.Figures[i].Samples[t.name], value)
+	return r.Figures[i]
 }
 
 // quantile is the q-quantile of a runtime's samples, NaN where there are none.
-func (f *figure) quantile(name string, q float64) float64 {
-	s := slices.Sorted(slices.Values(f.Samples[name]))
+func (f *figure) quantile(name string, q float64) float64 { return quantile(f.Samples[name], q) }
+
+func quantile(samples []float64, q float64) float64 {
+	s := slices.Sorted(slices.Values(samples))
 	if len(s) == 0 {
 		return math.NaN()
 	}
@@ -124,6 +142,10 @@ func (r *report) rows() [][]string {
 	if len(r.names) == 2 {
 		heading = append(heading, "ratio")
 	}
+	floors := slices.ContainsFunc(r.Figures, func(f *figure) bool { return len(f.Floor) > 0 })
+	if floors {
+		heading = append(heading, "floor", "of floor")
+	}
 	rows := [][]string{heading}
 	for _, f := range r.Figures {
 		row := []string{f.Name, f.Unit}
@@ -132,6 +154,10 @@ func (r *report) rows() [][]string {
 		}
 		if len(r.names) == 2 {
 			row = append(row, fmt.Sprintf("%.2f", f.ratio(r.names)))
+		}
+		if floors {
+			floor := quantile(f.Floor, 0.5)
+			row = append(row, number(floor), number(f.quantile(r.names[0], 0.5)/floor))
 		}
 		rows = append(rows, row)
 	}

@@ -89,3 +89,18 @@ func TestRuntimeFlagMustNameASocket(t *testing.T) {
 		}
 	}
 }
+
+func TestFloorIsAColumnOfTheFiguresThatHaveOne(t *testing.T) {
+	r := twoRuntimes()
+	if len(r.rows()[0]) != 7 {
+		t.Errorf("heading %q of a report without floors", r.rows()[0])
+	}
+	r.addFloor("pod up", 10)
+	rows := r.rows()
+	if got := strings.Join(rows[1][6:], "|"); got != "0.25|10.0|2.00" {
+		t.Errorf("row of a figure with a floor ends with %q", got)
+	}
+	if got := strings.Join(rows[2][6:], "|"); got != "0.25|–|–" && got != "NaN|–|–" {
+		t.Errorf("row of a figure without a floor ends with %q", got)
+	}
+}
