@@ -26,7 +26,8 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	defer clients.release()
 	started, err := c.start(ctx, r.ID, protocol.MethodStart, protocol.Start{
 		ID: r.ID, Spec: r.Spec, SystemdCgroup: r.SystemdCgroup,
-		LogPath: r.LogPath, Stdin: r.Stdin, StdinOnce: r.StdinOnce, Attach: clients.bodies,
+		LogPath: r.LogPath, Stdin: r.Stdin, StdinOnce: r.StdinOnce,
+		Runtime: r.Runtime, Attach: clients.bodies,
 	}, clients.fds)
 	if err == nil {
 		started.Ended = clients.watch()

@@ -59,10 +59,16 @@ type StartRequest struct {
 	// Stdin keeps the standard input open for attached clients; otherwise it
 	// is /dev/null. StdinOnce closes it when the first of them is done.
 	Stdin, StdinOnce bool
+	// Runtime is the program that runs the container; nil for the monitor itself.
+	Runtime *Runtime
 	// Attach are clients that get everything from the first byte on, at most
 	// MaxAttach; they name no container.
 	Attach []AttachRequest
 }
+
+// Runtime is the program of an OCI runtime. What it keeps is in a directory of its name, which
+// is made as a container's ID is.
+type Runtime = protocol.Runtime
 
 // MaxAttach is how many clients can be attached by the start itself.
 const MaxAttach = protocol.MaxAttach

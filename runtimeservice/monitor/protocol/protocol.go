@@ -146,9 +146,24 @@ type Start struct {
 	LogPath       string      `json:"logPath,omitempty"`
 	Stdin         bool        `json:"stdin,omitempty"`
 	StdinOnce     bool        `json:"stdinOnce,omitempty"`
+	// Runtime runs the container; nil for the monitor itself.
+	Runtime *Runtime `json:"runtime,omitempty"`
 	// Attach are clients of the streams from the first byte on; their
 	// descriptors come one client after the other. They name no container.
 	Attach []Attach `json:"attach,omitempty"`
+}
+
+// Runtime is the program of an OCI runtime. Name is that of its directory of state
+// in the monitor's, made as a container's ID is.
+type Runtime struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// Args come before the command.
+	Args []string `json:"args,omitempty"`
+	// SystemdCgroup says that the program is to have systemd make the cgroups.
+	SystemdCgroup bool `json:"systemdCgroup,omitempty"`
+	// ExecCgroup says that its exec takes --cgroup.
+	ExecCgroup bool `json:"execCgroup,omitempty"`
 }
 
 // StartPodInit asks for the init process of a pod.

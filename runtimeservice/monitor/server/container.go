@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"sync"
@@ -34,6 +35,10 @@ type container struct {
 	// before.
 	started  chan struct{}
 	startErr error
+
+	// ctx ends when a start under way is to be given up.
+	ctx    context.Context
+	cancel context.CancelFunc
 
 	// ops serialises what goes through libcontainer's object, apart from the
 	// start itself.
@@ -78,7 +83,8 @@ const (
 )
 
 func (s *Server) newContainer(id string) *container {
-	return &container{id: id, server: s, started: make(chan struct{}), pidfd: -1, stdin: -1}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &container{id: id, server: s, started: make(chan struct{}), ctx: ctx, cancel: cancel, pidfd: -1, stdin: -1}
 }
 
 // save writes the record; mu is held. A deleted container has none.
@@ -290,6 +296,7 @@ func (c *container) release() {
 		}
 	}
 	c.pidToken = 0
+	c.cancel()
 	c.lib, c.process = nil, nil
 	if c.log != nil {
 		_ = c.log.Close()

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
@@ -64,46 +63,40 @@ func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (ans
 	if err != nil {
 		return answer, nil, err
 	}
-	process, err := convertProcess(req.Process)
-	if err != nil {
-		return answer, nil, err
-	}
-	lib, err := c.libcontainer()
-	if err != nil {
-		return answer, nil, err
+	if req.Process == nil || len(req.Process.Args) == 0 {
+		return answer, nil, fmt.Errorf("process has no command: %w", errdefs.ErrInvalidArgument)
 	}
 	e := &execProcess{
 		id: strconv.FormatUint(s.lastExec.Add(1), 10), c: c, pidfd: -1, result: result, startedAt: time.Now(),
 	}
-	console, err := execStdio(process, req.Process.Terminal, stdio)
+	streams, err := execStdio(req.Process.Terminal, stdio)
 	if err != nil {
 		return answer, nil, err
 	}
-	defer console.close()
-	if err := e.makeCgroup(process); err != nil {
+	defer streams.close()
+	if err := e.makeCgroup(); err != nil {
 		return answer, nil, err
 	}
 	ticket := s.orphans.begin()
 	defer s.orphans.finish(ticket)
-	if err := lib.Start(process); err != nil {
+	pid, process, err := c.keeper().exec(e, req.Process, streams)
+	if err != nil {
 		e.removeCgroup()
 		if c.checkRunning() != nil {
 			err = fmt.Errorf("container has ended: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		return answer, nil, commandError(err, process)
+		return answer, nil, err
 	}
-	return e.begin(process, console)
+	return e.begin(pid, process, streams)
 }
 
-// execStdio sets the streams of a process. With a terminal it returns the
-// socket on which its master comes.
-func execStdio(process *libcontainer.Process, terminal bool, files [3]*os.File) (*stdio, error) {
-	s := &stdio{}
+// execStdio takes the streams for a process, or makes the socket on which the
+// master of its terminal comes. The files stay the caller's.
+func execStdio(terminal bool, files [3]*os.File) (*stdio, error) {
 	if terminal {
-		var err error
-		s.console, err = consoleSocket(process, s)
-		return s, err
+		return consoleSocket()
 	}
+	s := &stdio{}
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return s, err
@@ -114,22 +107,21 @@ func execStdio(process *libcontainer.Process, terminal bool, files [3]*os.File) 
 			files[i] = null
 		}
 	}
-	process.Stdin, process.Stdout, process.Stderr = files[0], files[1], files[2]
+	s.in, s.out, s.err = files[0], files[1], files[2]
 	return s, nil
 }
 
 // begin looks after a process that runs.
-func (e *execProcess) begin(process *libcontainer.Process, console *stdio) (answer protocol.Execed, fds []int, err error) {
-	e.process = process
+func (e *execProcess) begin(pid int, process waiter, console *stdio) (answer protocol.Execed, fds []int, err error) {
+	e.pid, e.process = pid, process
 	fail := func(err error) (protocol.Execed, []int, error) {
 		_ = e.kill()
-		_, _ = process.Wait()
+		if process != nil {
+			_, _ = process.Wait()
+		}
 		e.removeCgroup()
 		closeInts(fds)
 		return answer, nil, err
-	}
-	if e.pid, err = process.Pid(); err != nil {
-		return fail(err)
 	}
 	if e.pidfd, err = pidfd.Open(e.pid); err != nil {
 		return fail(err)
@@ -245,7 +237,7 @@ func subCgroup(paths map[string]string, execID string) (controller, dir string) 
 	return controller, filepath.Join(paths[controller], "exec-"+execID)
 }
 
-func (e *execProcess) makeCgroup(process *libcontainer.Process) error {
+func (e *execProcess) makeCgroup() error {
 	paths := e.c.cgroups()
 	controller, dir := subCgroup(paths, e.id)
 	if dir == "" {
@@ -255,7 +247,6 @@ func (e *execProcess) makeCgroup(process *libcontainer.Process) error {
 		return fmt.Errorf("make cgroup of process: %w", err)
 	}
 	e.cgroup = map[string]string{controller: dir}
-	process.SubCgroupPaths = map[string]string{controller: filepath.Base(dir)}
 	return nil
 }
 

@@ -41,13 +41,16 @@ func (c *container) libcontainer() (*libcontainer.Container, error) {
 	c.ops.Lock()
 	defer c.ops.Unlock()
 	c.mu.Lock()
-	lib, podInit := c.lib, c.rec.PodInit
+	lib, podInit, runtime := c.lib, c.rec.PodInit, c.rec.Runtime
 	c.mu.Unlock()
 	if lib != nil {
 		return lib, nil
 	}
 	if podInit {
 		return nil, fmt.Errorf("%q is the init of a pod, not a container: %w", c.id, errdefs.ErrInvalidArgument)
+	}
+	if runtime != nil {
+		return nil, fmt.Errorf("container %q is run by %s, not by Berth itself: %w", c.id, runtime.Path, errdefs.ErrFailedPrecondition)
 	}
 	lib, err := libcontainer.Load(c.server.stateDir(), c.id)
 	if err != nil {
@@ -75,26 +78,52 @@ func (s *Server) signal(req *protocol.Signal) error {
 	if req.Signal < 1 || req.Signal > 64 {
 		return fmt.Errorf("signal %d: %w", req.Signal, errdefs.ErrInvalidArgument)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase != running {
-		return fmt.Errorf("container %q does not run: %w", c.id, errdefs.ErrNotFound)
-	}
 	if req.All {
-		if err := signalCgroup(c.rec.Cgroups, sig); err != nil {
+		if err := c.signalAll(sig); err != nil {
 			return fmt.Errorf("signal processes of container %q: %w", c.id, err)
 		}
 	}
-	if !req.All || len(c.rec.Cgroups) == 0 {
-		err := pidfd.Signal(c.pidfd, sig)
-		if errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("container %q has ended: %w", c.id, errdefs.ErrNotFound)
-		}
-		if err != nil {
-			return fmt.Errorf("signal container %q: %w", c.id, err)
-		}
+	if !req.All || len(c.cgroups()) == 0 {
+		return c.signalFirst(sig)
 	}
 	return nil
+}
+
+// signalAll signals every process of the container's cgroup.
+func (c *container) signalAll(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != running {
+		return fmt.Errorf("it does not run: %w", errdefs.ErrNotFound)
+	}
+	return signalCgroup(c.rec.Cgroups, sig)
+}
+
+// signalFirst signals the first process. SIGKILL needs nobody's help.
+func (c *container) signalFirst(sig syscall.Signal) error {
+	var err error
+	if sig == syscall.SIGKILL {
+		err = c.signalPid(sig)
+	} else {
+		err = c.keeper().signal(sig)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("container %q has ended: %w", c.id, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("signal container %q: %w", c.id, err)
+	}
+	return nil
+}
+
+// signalPid signals the first process; ESRCH if it has ended.
+func (c *container) signalPid(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != running {
+		return unix.ESRCH
+	}
+	return pidfd.Signal(c.pidfd, sig)
 }
 
 // update changes limits of a running container; what is not set stays.
@@ -106,28 +135,7 @@ func (s *Server) update(req *protocol.Update) error {
 	if req.Resources == nil {
 		return nil
 	}
-	lib, err := c.libcontainer()
-	if err != nil {
-		return err
-	}
-	c.ops.Lock()
-	defer c.ops.Unlock()
-	config := lib.Config()
-	cgroup := *config.Cgroups
-	resources := *config.Cgroups.Resources
-	applyResources(&resources, req.Resources)
-	cgroup.Resources = &resources
-	config.Cgroups = &cgroup
-	// The devices have not changed, and setting them anew would shut running
-	// processes out for an instant.
-	resources.SkipDevices = true
-	err = lib.Set(config)
-	// libcontainer refuses to start processes with it.
-	resources.SkipDevices = false
-	if errors.Is(err, libcontainer.ErrNotRunning) {
-		return fmt.Errorf("container %q has ended: %w", c.id, errdefs.ErrNotFound)
-	}
-	if err != nil {
+	if err := c.keeper().update(req.Resources); err != nil {
 		return fmt.Errorf("update container %q: %w", c.id, err)
 	}
 	return nil
@@ -245,6 +253,7 @@ func (c *container) cancelStart() {
 	c.mu.Lock()
 	c.cancelled = c.phase == starting
 	c.mu.Unlock()
+	c.cancel()
 	for {
 		select {
 		case <-c.started:
@@ -283,7 +292,7 @@ func (c *container) destroy() error {
 	}
 	// The exit is reaped here if the poller has not got to it yet.
 	c.reap()
-	if err := c.destroyLib(); err != nil {
+	if err := c.keeper().destroy(); err != nil {
 		return err
 	}
 	if err := removeCgroup(paths); err != nil {
@@ -297,18 +306,6 @@ func (c *container) destroy() error {
 	}
 	c.release()
 	return nil
-}
-
-// destroyLib lets libcontainer do its part: systemd's unit, resctrl, hooks.
-func (c *container) destroyLib() error {
-	lib, err := c.libcontainer()
-	if errors.Is(err, libcontainer.ErrNotExist) || errors.Is(err, errdefs.ErrInvalidArgument) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return lib.Destroy()
 }
 
 // reopenLog begins a new log file.

@@ -72,7 +72,7 @@ func (c *container) startPodInit(req *protocol.StartPodInit) (err error) {
 	}
 	fd, err := pidfd.Open(process.Pid)
 	if err == nil {
-		err = c.running(process.Pid, fd, nil, process)
+		err = c.running(process.Pid, fd, process)
 	}
 	if err != nil {
 		_ = process.Kill()

@@ -19,6 +19,8 @@ type record struct {
 	ID string `json:"id"`
 	// PodInit says that this is the init of a pod and not a container.
 	PodInit bool `json:"podInit,omitempty"`
+	// Runtime is the program that runs the container; nil for libcontainer.
+	Runtime *protocol.Runtime `json:"runtime,omitempty"`
 	// Pid is 0 until the process runs.
 	Pid int `json:"pid"`
 	// StartTime is the process's, in clock ticks since boot.

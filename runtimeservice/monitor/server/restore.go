@@ -72,6 +72,11 @@ func (s *Server) dropUnstarted(c *container) {
 	if err := emptyCgroup(c.rec.Cgroups); err != nil {
 		s.log.Error("end processes of container that was not started", "container", c.id, "error", err)
 	}
+	if c.rec.Runtime != nil {
+		if err := c.keeper().destroy(); err != nil {
+			s.log.Error("remove container that was not started", "container", c.id, "error", err)
+		}
+	}
 	if err := s.clearLeftovers(c.id); err != nil {
 		s.log.Error("remove container that was not started", "container", c.id, "error", err)
 	}

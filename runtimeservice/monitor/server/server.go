@@ -82,7 +82,11 @@ func New(options Options) (*Server, error) {
 		containers: map[string]*container{},
 		conns:      map[*peer]struct{}{},
 	}
-	for _, dir := range []string{s.records.dir, s.stateDir(), s.emptyDir()} {
+	// A socket that is still there is of a terminal that nobody waits for.
+	if err := os.RemoveAll(s.consolesDir()); err != nil {
+		return nil, fmt.Errorf("make directory of monitor: %w", err)
+	}
+	for _, dir := range []string{s.records.dir, s.stateDir(), s.emptyDir(), s.runtimesDir(), s.bundlesDir(), s.consolesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make directory of monitor: %w", err)
 		}

@@ -96,19 +96,14 @@ func (s *Server) finishStart(c *container, err error) {
 }
 
 func (c *container) start(req *protocol.Start, clients []*attachment) (err error) {
-	config, err := c.server.convertSpec(req)
+	b, err := c.newBackend(req)
 	if err != nil {
 		return fmt.Errorf("start container %q: %w", c.id, err)
 	}
-	process, err := convertProcess(req.Spec.Process)
-	if err != nil {
-		return fmt.Errorf("start container %q: %w", c.id, err)
-	}
-	process.Init = true
 	c.mu.Lock()
 	c.rec = record{
 		ID: c.id, LogPath: req.LogPath, Terminal: req.Spec.Process.Terminal,
-		Stdin: req.Stdin, StdinOnce: req.StdinOnce,
+		Stdin: req.Stdin, StdinOnce: req.StdinOnce, Runtime: req.Runtime,
 	}
 	c.mu.Unlock()
 	var undo undo
@@ -124,51 +119,41 @@ func (c *container) start(req *protocol.Start, clients []*attachment) (err error
 			return err
 		}
 	}
-	uid, gid, err := rootOf(config)
+	uid, gid, err := b.owner()
 	if err != nil {
 		return err
 	}
-	if err := c.server.clearLeftovers(c.id); err != nil {
-		return err
-	}
-	lib, err := libcontainer.Create(c.server.stateDir(), c.id, config)
-	if err != nil {
-		return err
-	}
-	undo.add(func() { c.server.destroyFailed(c.id, lib, c.rec.Cgroups) })
-	if err := c.recordStart(lib); err != nil {
+	undo.add(func() { c.destroyFailed(b) })
+	if err := c.recordStart(b); err != nil {
 		return err
 	}
 	undo.add(func() { _ = c.server.records.remove(c.id) })
-	stdio, err := c.makeStdio(process, uid, gid)
+	stdio, err := c.makeStdio(uid, gid)
 	if err != nil {
 		return err
 	}
 	defer stdio.close()
-	if err := lib.Start(process); err != nil {
-		return commandError(err, process)
+	pid, process, err := b.create(stdio)
+	if err != nil {
+		return err
 	}
-	return c.finish(lib, process, stdio, clients)
+	return c.finish(b, pid, process, stdio, clients)
 }
 
 // recordStart writes the record before the first process exists.
-func (c *container) recordStart(lib *libcontainer.Container) error {
-	state, err := lib.State()
+func (c *container) recordStart(b starter) error {
+	cgroups, err := b.prepare()
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rec.Cgroups = clone(state.CgroupPaths)
+	c.rec.Cgroups = cgroups
 	return c.save()
 }
 
 // finish lets the created container run its command.
-func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Process, stdio *stdio, clients []*attachment) error {
-	pid, err := process.Pid()
-	if err != nil {
-		return err
-	}
+func (c *container) finish(b starter, pid int, process waiter, stdio *stdio, clients []*attachment) error {
 	fd, err := pidfd.Open(pid)
 	if err != nil {
 		return err
@@ -179,15 +164,15 @@ func (c *container) finish(lib *libcontainer.Container, process *libcontainer.Pr
 	}
 	stdio.close()
 	c.serveClients(clients)
-	if err := releaseInit(filepath.Join(c.server.stateDir(), c.id), fd); err != nil {
+	if err := b.release(fd); err != nil {
 		unix.Close(fd)
 		return err
 	}
-	return c.running(pid, fd, lib, process)
+	return c.running(pid, fd, process)
 }
 
 // running makes the container a running one.
-func (c *container) running(pid, fd int, lib *libcontainer.Container, process waiter) error {
+func (c *container) running(pid, fd int, process waiter) error {
 	startTime, err := pidfd.StartTime(pid)
 	if err != nil {
 		// It is a zombie at worst, as nobody has waited for it.
@@ -196,7 +181,7 @@ func (c *container) running(pid, fd int, lib *libcontainer.Container, process wa
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pidfd, c.lib, c.process = fd, lib, process
+	c.pidfd, c.process = fd, process
 	c.rec.Pid, c.rec.StartTime, c.rec.StartedAt = pid, startTime, time.Now()
 	if err := c.save(); err != nil {
 		return err
@@ -273,15 +258,16 @@ func (u *undo) run() {
 }
 
 // destroyFailed removes what a failed start has left.
-func (s *Server) destroyFailed(id string, lib *libcontainer.Container, cgroups map[string]string) {
+func (c *container) destroyFailed(k keeper) {
+	cgroups := c.cgroups()
 	if err := emptyCgroup(cgroups); err != nil {
-		s.log.Error("end processes of container that failed to start", "container", id, "error", err)
+		c.server.log.Error("end processes of container that failed to start", "container", c.id, "error", err)
 	}
-	if err := lib.Destroy(); err != nil {
-		s.log.Error("remove container that failed to start", "container", id, "error", err)
+	if err := k.destroy(); err != nil {
+		c.server.log.Error("remove container that failed to start", "container", c.id, "error", err)
 	}
 	_ = removeCgroup(cgroups)
-	_ = os.RemoveAll(filepath.Join(s.stateDir(), id))
+	_ = os.RemoveAll(filepath.Join(c.server.stateDir(), c.id))
 }
 
 // clearLeftovers removes the state of a container that nobody has a record of.
@@ -295,7 +281,13 @@ func (s *Server) clearLeftovers(id string) error {
 		if err != nil {
 			return err
 		}
-		s.destroyFailed(id, lib, clone(state.CgroupPaths))
+		if err := emptyCgroup(state.CgroupPaths); err != nil {
+			s.log.Error("end processes that nobody has a record of", "container", id, "error", err)
+		}
+		if err := lib.Destroy(); err != nil {
+			s.log.Error("remove container that nobody has a record of", "container", id, "error", err)
+		}
+		_ = removeCgroup(state.CgroupPaths)
 	}
 	return os.RemoveAll(dir)
 }

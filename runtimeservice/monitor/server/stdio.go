@@ -6,17 +6,29 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/logfile"
 )
 
-// stdio is the container's side of its streams while it is started.
+// stdio is a process's side of its streams while it is started.
 type stdio struct {
+	// in, out and err are what the process gets; nil with a terminal.
+	in, out, err *os.File
+	// socket is where the process sends the master of its terminal to, console
+	// where it comes.
+	socket, console *os.File
+	// files are closed when the process has them.
 	files []*os.File
-	// console receives the master of the terminal.
-	console *os.File
+}
+
+// give hands the streams to a process of libcontainer.
+func (s *stdio) give(process *libcontainer.Process) {
+	if s.socket != nil {
+		process.ConsoleSocket = s.socket
+		return
+	}
+	process.Stdin, process.Stdout, process.Stderr = s.in, s.out, s.err
 }
 
 // close closes the container's side; more calls do nothing.
@@ -31,25 +43,12 @@ func (s *stdio) close() {
 	}
 }
 
-// rootOf returns whom the pipes have to belong to, so that a container in a
-// user namespace can open them again.
-func rootOf(config *configs.Config) (uid, gid int, err error) {
-	if uid, err = config.HostRootUID(); err != nil {
-		return 0, 0, err
-	}
-	gid, err = config.HostRootGID()
-	return uid, gid, err
-}
-
-// makeStdio makes the streams of a container: ours go into c, its own into
-// process.
-func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*stdio, error) {
-	s := &stdio{}
-	var err error
+// makeStdio makes the streams of a container; our ends go into c.
+func (c *container) makeStdio(uid, gid int) (*stdio, error) {
 	if c.rec.Terminal {
-		s.console, err = consoleSocket(process, s)
-		return s, err
+		return consoleSocket()
 	}
+	s := &stdio{}
 	fail := func(err error) (*stdio, error) {
 		s.close()
 		return s, fmt.Errorf("make streams: %w", err)
@@ -59,7 +58,7 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 		return fail(err)
 	}
 	s.files = append(s.files, null)
-	process.Stdin = null
+	s.in = null
 	if c.rec.Stdin {
 		r, w, err := pipe(uid, gid)
 		if err != nil {
@@ -67,7 +66,7 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 		}
 		f := os.NewFile(uintptr(r), "stdin")
 		s.files = append(s.files, f)
-		process.Stdin, c.stdin = f, w
+		s.in, c.stdin = f, w
 		if err := unix.SetNonblock(w, true); err != nil {
 			return fail(err)
 		}
@@ -79,9 +78,9 @@ func (c *container) makeStdio(process *libcontainer.Process, uid, gid int) (*std
 		}
 		s.files = append(s.files, f)
 		if kind == logfile.Stdout {
-			process.Stdout = f
+			s.out = f
 		} else {
-			process.Stderr = f
+			s.err = f
 		}
 		if err := c.addStream(kind, r, false); err != nil {
 			return fail(err)
@@ -137,15 +136,15 @@ func pipe(uid, gid int) (r, w int, err error) {
 	return p[0], p[1], nil
 }
 
-// consoleSocket has the container send the master of its terminal.
-func consoleSocket(process *libcontainer.Process, s *stdio) (*os.File, error) {
+// consoleSocket has the process send the master of its terminal.
+func consoleSocket() (*stdio, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
-	process.ConsoleSocket = os.NewFile(uintptr(fds[1]), "console")
-	s.files = append(s.files, process.ConsoleSocket)
-	return os.NewFile(uintptr(fds[0]), "console"), nil
+	s := &stdio{socket: os.NewFile(uintptr(fds[1]), "console"), console: os.NewFile(uintptr(fds[0]), "console")}
+	s.files = append(s.files, s.socket)
+	return s, nil
 }
 
 // receiveConsole takes the master that has been sent by the time the container

@@ -1,0 +1,124 @@
+package ociruntime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// environment is what the program gets: nothing of the caller's that could be meant for
+// another (NOTIFY_SOCKET, LISTEN_FDS).
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+// giveUpTime is how long a killed program may take to end before nobody waits for it.
+const giveUpTime = time.Second
+
+// run runs a command of the runtime. Its log tells what went wrong; what a command without
+// streams writes does so where the log is silent.
+func (r *Runtime) run(ctx context.Context, limit time.Duration, id, command string, streams Streams, args ...string) error {
+	log, err := os.CreateTemp(r.bundle(id), "log-")
+	if err != nil {
+		return fmt.Errorf("make log of %s: %w", r.name(), err)
+	}
+	defer os.Remove(log.Name())
+	defer log.Close()
+	output, err := os.CreateTemp(r.bundle(id), "output-")
+	if err != nil {
+		return fmt.Errorf("make output of %s: %w", r.name(), err)
+	}
+	defer output.Close()
+	if err := os.Remove(output.Name()); err != nil {
+		return err
+	}
+	global := append([]string{}, r.Args...)
+	global = append(global, "--root", r.Root, "--log", log.Name(), "--log-format", "json")
+	if r.SystemdCgroup {
+		global = append(global, "--systemd-cgroup")
+	}
+	cmd := exec.Command(r.Path, append(append(global, command), args...)...)
+	cmd.Dir, cmd.Env = r.bundle(id), environment
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams.In, streams.Out, streams.Err
+	if streams.Out == nil {
+		cmd.Stdout = output
+	}
+	if streams.Err == nil {
+		cmd.Stderr = output
+	}
+	ended, err := within(ctx, limit, cmd)
+	switch {
+	case err == nil:
+		return nil
+	case !ended:
+		return fmt.Errorf("%s %s: %w", r.name(), command, err)
+	}
+	text := lastError(log)
+	if text == "" {
+		text = lastLine(output)
+	}
+	var exit *exec.ExitError
+	switch {
+	case text != "" && errors.As(err, &exit):
+		return &Error{Command: r.name() + " " + command, Text: text}
+	default:
+		return fmt.Errorf("%s %s: %w", r.name(), command, err)
+	}
+}
+
+func (r *Runtime) name() string { return filepath.Base(r.Path) }
+
+// within runs a command until it ends, or is killed because its time is up or ctx has
+// ended. ended is false if its end was not waited for.
+//
+// The program dies with the caller, so that nothing goes on in secret that the caller's
+// successor takes for undone. The kernel ties that to the thread that started it.
+func within(ctx context.Context, limit time.Duration, cmd *exec.Cmd) (ended bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started, done := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := cmd.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		done <- cmd.Wait()
+	}()
+	select {
+	case err := <-started:
+		if err != nil {
+			return true, err
+		}
+	case <-ctx.Done():
+		// The program is on a file system that does not answer.
+		return false, outOfTime(ctx, limit)
+	}
+	select {
+	case err := <-done:
+		return true, err
+	case <-ctx.Done():
+	}
+	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	select {
+	case <-done:
+	case <-time.After(giveUpTime):
+	}
+	return false, outOfTime(ctx, limit)
+}
+
+func outOfTime(ctx context.Context, limit time.Duration) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("no end within %s: %w", limit, context.DeadlineExceeded)
+	}
+	return ctx.Err()
+}
