@@ -207,11 +207,21 @@ func (e *env) request(script string, edits ...func(*StartRequest)) StartRequest 
 	e.next++
 	id := fmt.Sprintf("c%d", e.next)
 	logs := filepath.Join(filepath.Dir(e.dir), id+".log")
-	r := StartRequest{ID: id, Spec: e.spec(id, "/bin/sh", "-c", script), LogPath: logs}
+	r := StartRequest{ID: id, Spec: e.spec(id, "/bin/sh", "-c", script), LogPath: logs, Runtime: runtimeUnderTest()}
 	for _, edit := range edits {
 		edit(&r)
 	}
 	return r
+}
+
+// runtimeUnderTest is nil for the built-in runtime; BERTH_TEST_HANDLER is the path of
+// another one, on which the same tests have to pass.
+func runtimeUnderTest() *Runtime {
+	path := os.Getenv("BERTH_TEST_HANDLER")
+	if path == "" {
+		return nil
+	}
+	return &Runtime{Name: "tested", Path: path, ExecCgroup: true}
 }
 
 func (e *env) spec(id string, args ...string) *specs.Spec {

@@ -89,8 +89,13 @@ func commandError(err error, arg0, cwd string) error {
 		what = strings.ToLower(what)
 		return containsAny(text, `"`+what+`"`, "`"+what+"`", "'"+what+"'", `\"`+what+`\"`, " "+what+":")
 	}
+	if _, after, ok := strings.Cut(told.Text, "mkdir "); ok {
+		if dir, _, _ := strings.Cut(after, ": "); strings.HasPrefix(cwd+"/", dir+"/") {
+			return mark(fmt.Sprintf("make working directory %q", cwd))
+		}
+	}
 	switch {
-	case containsAny(text, "chdir to cwd", "chdir to `") || names(cwd) && containsAny(text, "chdir", "mkdir", "cwd"):
+	case containsAny(text, "chdir to cwd", "chdir to `"), names(cwd) && containsAny(text, "chdir", "cwd"):
 		return mark(fmt.Sprintf("working directory %q", cwd))
 	case (names(arg0) || names(path.Base(arg0))) && containsAny(text, "not found", "no such file", "permission denied", "is a directory", "exec format error", "not a directory", "cannot execute"):
 		return mark(fmt.Sprintf("exec: %q", arg0))

@@ -56,6 +56,10 @@ func (c *container) newExternal(req *protocol.Start) (*external, error) {
 	if err := checkID(req.Runtime.Name); err != nil || !filepath.IsAbs(req.Runtime.Path) {
 		return nil, fmt.Errorf("runtime %q at %q is malformed: %w", req.Runtime.Name, req.Runtime.Path, errdefs.ErrInvalidArgument)
 	}
+	// For what is malformed in it, which programs name in ways of their own.
+	if _, err := convertProcess(req.Spec.Process); err != nil {
+		return nil, err
+	}
 	spec := *req.Spec
 	if spec.Process.OOMScoreAdj == nil {
 		process := *spec.Process
@@ -111,6 +115,9 @@ func (x *external) release(int) error {
 }
 
 func (x *external) exec(e *execProcess, spec *specs.Process, s *stdio) (pid int, process waiter, err error) {
+	if _, err := convertProcess(spec); err != nil {
+		return 0, nil, err
+	}
 	sub := ""
 	if x.c.execCgroup() {
 		sub = e.subCgroupName()
