@@ -160,10 +160,13 @@ func (s *Service) unmount(rec store.Rootfs) error {
 }
 
 // RemoveRootfs unmounts a container's root file system and removes what was
-// written, and the layers that nothing needs any more. The mountpoint stays. It
-// is idempotent.
+// written, its volumes, and the layers that nothing needs any more; images that it
+// alone had mounted are unmounted. The mountpoint stays. It is idempotent.
 func (s *Service) RemoveRootfs(_ context.Context, containerID string) error {
 	defer s.rootfs.lock(containerID)()
+	if err := s.releaseVolumes(containerID); err != nil {
+		return fmt.Errorf("remove volumes of container %s: %w", containerID, err)
+	}
 	rec, err := s.store.Rootfs(containerID)
 	if isNotFound(err) {
 		return nil
@@ -188,7 +191,9 @@ func (s *Service) RootfsUsage(_ context.Context, containerID string) (bytes, ino
 	return u.Bytes, u.Inodes, err
 }
 
-// Rootfs returns the IDs of the containers that have a root file system.
+// Rootfs returns the IDs of the containers that have a root file system, or
+// something else that RemoveRootfs removes.
 func (s *Service) Rootfs(context.Context) ([]string, error) {
-	return s.store.RootfsIDs(), nil
+	ids := s.store.RootfsIDs()
+	return append(ids, s.volumeContainers(ids)...), nil
 }

@@ -4,6 +4,7 @@
 package imageservice
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ const (
 type Options struct {
 	// Root is the directory that survives a reboot, /var/lib/berth.
 	Root string
+	// State is the directory that does not survive a reboot, for what is mounted;
+	// Root by default.
+	State string
 	// CertsDirs hold <host>/hosts.toml, searched in order. They are read at every
 	// pull.
 	CertsDirs []string
@@ -78,6 +82,7 @@ type Service struct {
 	layers map[digest.Digest]*layerFlight
 
 	rootfs   keyedMutex // by container ID
+	volumes  keyedMutex // by image ID
 	counters counters
 }
 
@@ -107,6 +112,7 @@ func New(o Options) (*Service, error) {
 	if o.ParallelLayers <= 0 {
 		o.ParallelLayers = defaultParallelLayers
 	}
+	o.State = cmp.Or(o.State, o.Root)
 	if o.UsageInterval <= 0 {
 		o.UsageInterval = defaultUsageInterval
 	}
@@ -158,7 +164,7 @@ func (s *Service) Close() {
 }
 
 func (s *Service) sweep() {
-	if err := s.store.Sweep(); err != nil {
+	if err := errors.Join(s.sweepVolumes(), s.store.Sweep()); err != nil {
 		s.log.Warn("remove what an earlier run left", "error", err)
 	}
 }

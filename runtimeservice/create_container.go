@@ -98,7 +98,11 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err := s.mountContainerRootfs(ctx, rec, &u); err != nil {
 		return "", err
 	}
-	ociSpec, resolved, err := s.buildSpec(ctx, sb, rec, config, image)
+	volumes, err := s.makeVolumes(ctx, rec.ID, config, image)
+	if err != nil {
+		return "", err
+	}
+	ociSpec, resolved, err := s.buildSpec(ctx, sb, rec, config, image, volumes)
 	if err != nil {
 		return "", err
 	}
@@ -215,7 +219,7 @@ func (s *Service) removeRootfs(ctx context.Context, id string) error {
 	return nil
 }
 
-func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Container, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*specs.Spec, *spec.Resolved, error) {
+func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Container, config *runtimeapi.ContainerConfig, image *ocispec.Image, volumes *containerVolumes) (*specs.Spec, *spec.Resolved, error) {
 	sandboxRec := sb.rec.Load()
 	paths := make(map[specs.LinuxNamespaceType]string)
 	for kind, ociType := range ociNamespaceTypes {
@@ -238,6 +242,8 @@ func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Contai
 		Rootfs:      s.rootfsDir(rec.ID),
 		Namespaces:  paths,
 		PodFiles:    s.podFiles(sb),
+		ImageMounts: volumes.images,
+		Volumes:     volumes.own,
 		CgroupsPath: rec.CgroupPath,
 		Defaults:    s.opts.Defaults,
 		Host:        s.opts.Host,

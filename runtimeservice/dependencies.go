@@ -40,6 +40,18 @@ type RootFilesystems interface {
 	Rootfs(ctx context.Context) ([]string, error)
 }
 
+// Volumes gives containers directories beside their root file systems, until
+// RemoveRootfs.
+type Volumes interface {
+	// MountImage mounts an image read-only for the container and returns where; all
+	// files show the label unless it is empty. It is idempotent; ErrNotFound where
+	// there is no such image.
+	MountImage(ctx context.Context, containerID, image, label string) (string, error)
+	// MakeVolumes makes a directory for each path of the container's mounted root
+	// file system, filled with what is there, and returns where.
+	MakeVolumes(ctx context.Context, containerID string, paths []string) ([]string, error)
+}
+
 // Network attaches pods to the node's network.
 type Network interface {
 	// Attach connects the pod. What it needs for Detach is on record before

@@ -128,7 +128,7 @@ func (n *node) open() *Service {
 	n.t.Helper()
 	s, err := New(Options{
 		Root: n.root, State: n.state,
-		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Network: n.network, Processes: n.monitor,
+		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Processes: n.monitor,
 		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
 		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
 		CgroupRoot: n.root, Logger: n.log,
@@ -429,6 +429,26 @@ func (r *fakeRootfs) RemoveRootfs(ctx context.Context, id string) error {
 	delete(r.mounted, id)
 	delete(r.kept, id)
 	return nil
+}
+
+func (r *fakeRootfs) MountImage(ctx context.Context, id, image, label string) (string, error) {
+	if err := r.at(ctx, "mount image", image); err != nil {
+		return "", err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.kept[id] {
+		return "", fmt.Errorf("image for container %s, which has no root file system", id)
+	}
+	return "/images/" + image + label, nil
+}
+
+func (r *fakeRootfs) MakeVolumes(ctx context.Context, id string, paths []string) ([]string, error) {
+	dirs := make([]string, len(paths))
+	for i, p := range paths {
+		dirs[i] = "/volumes/" + id + p
+	}
+	return dirs, r.at(ctx, "make volumes", id)
 }
 
 func (r *fakeRootfs) RootfsUsage(context.Context, string) (uint64, uint64, error) {

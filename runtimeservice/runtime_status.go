@@ -29,7 +29,7 @@ func (s *Service) RuntimeStatus(ctx context.Context, verbose bool) (*runtimeapi.
 		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{
 			Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: hasMountSetattr()},
 		}},
-		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if verbose {
 		resp.Info, err = s.runtimeInfo(info, err)

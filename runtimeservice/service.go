@@ -71,6 +71,7 @@ type Options struct {
 
 	Images          Images
 	RootFilesystems RootFilesystems
+	Volumes         Volumes
 	Network         Network
 	// Processes is the monitor's client; its OnExit must be Service.HandleExit.
 	Processes Processes

@@ -86,6 +86,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 	return imageservice.New(imageservice.Options{
 		Root:           cfg.Root,
+		State:          cfg.State,
 		CertsDirs:      cfg.Images.CertsDirs,
 		Platform:       platform(cfg.Images.Platform),
 		Pinned:         cfg.Images.Pinned,
@@ -130,6 +131,7 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservic
 		State:           cfg.State,
 		Images:          images,
 		RootFilesystems: images,
+		Volumes:         images,
 		Network:         networks,
 		Processes:       processes,
 		Host:            host,

@@ -23,6 +23,8 @@ type Mount struct {
 	// Upper and Work make it writable; both empty, it is read-only, and the
 	// kernel asks for at least two lower directories.
 	Upper, Work string
+	// Label is the SELinux label that all files show; "" for their own.
+	Label string
 	// Target is the mountpoint, an existing directory.
 	Target string
 }
@@ -58,10 +60,11 @@ func (m Mount) Do() error {
 type handles struct {
 	lower       []int
 	upper, work int
+	label       string
 }
 
 func (m Mount) open() (*handles, error) {
-	h := &handles{upper: -1, work: -1}
+	h := &handles{upper: -1, work: -1, label: m.Label}
 	for _, dir := range m.Lower {
 		fd, err := openPath(dir)
 		if err != nil {
@@ -107,6 +110,9 @@ func (h *handles) options() (flags []string, values [][2]string) {
 	if h.upper >= 0 {
 		values = append(values, [2]string{"upperdir", procPath(h.upper)}, [2]string{"workdir", procPath(h.work)})
 		flags = append(flags, "volatile")
+	}
+	if h.label != "" {
+		values = append(values, [2]string{"context", h.label})
 	}
 	return flags, values
 }
@@ -173,6 +179,9 @@ func (h *handles) mountOld(target string) error {
 	}
 	opts := append(flags, "lowerdir="+strings.Join(lower, ":"))
 	for _, v := range values {
+		if v[0] == "context" {
+			v[1] = strconv.Quote(v[1]) // its categories are separated by commas
+		}
 		opts = append(opts, v[0]+"="+v[1])
 	}
 	data := strings.Join(opts, ",")

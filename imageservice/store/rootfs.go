@@ -203,13 +203,17 @@ func (s *Store) TotalRootfsUsage() tree.Usage {
 	return u
 }
 
-// MeasureRootfs walks a container's writable layer. The container may run, and
+// MeasureRootfs walks a container's writable layer and its volumes. The container may run, and
 // may be removed meanwhile.
 func (s *Store) MeasureRootfs(ctx context.Context, id string) error {
 	start := time.Now()
 	u, err := tree.Measure(ctx, s.Upper(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if err == nil {
+		more, verr := tree.Measure(ctx, s.Volumes(id))
+		err = measureVolumes(&u, more, verr)
 	}
 	if err != nil {
 		return fmt.Errorf("measure root file system of %s: %w", id, err)

@@ -5,7 +5,8 @@
 //
 //	images/<config digest>/    record.json, config.json, manifest.json
 //	layers/<DiffID>/           layer.json, diff/, synced
-//	rootfs/<container ID>/     rootfs.json, upper/, work/
+//	rootfs/<container ID>/     rootfs.json, upper/, work/, volumes/
+//	volumes/<image ID>/        volume.json, top/, users/: images that are mounted as volumes
 //	ingest/                    what is being made, and what is being removed
 //	damaged/                   records that were not whole
 //	empty/                     the layer of images that have none
@@ -63,11 +64,13 @@ type Store struct {
 	seq    uint64
 	layers map[digest.Digest]*layerEntry
 	rootfs map[string]*rootfsEntry
+	// volumes are the images that containers use as volumes.
+	volumes map[digest.Digest]*volumeEntry
 }
 
 type layerEntry struct {
 	rec    Layer
-	refs   int // images, root file systems and leases
+	refs   int // images, root file systems, volumes and leases
 	synced bool
 }
 
@@ -95,11 +98,13 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 		names:  map[string]digest.Digest{},
 		layers: map[digest.Digest]*layerEntry{},
 		rootfs: map[string]*rootfsEntry{},
+
+		volumes: map[digest.Digest]*volumeEntry{},
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
 	}
-	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadImages, s.dropUnreferenced, s.findLeftovers} {
+	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadImages, s.dropUnreferenced, s.findLeftovers} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("open image store: %w", named(err))
 		}
@@ -113,7 +118,7 @@ func (s *Store) makeDirs() error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{imagesDir, layersDir, rootfsDir, ingestDir, damagedDir, emptyDir} {
+	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, ingestDir, damagedDir, emptyDir} {
 		path := filepath.Join(s.root, dir)
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err

@@ -31,7 +31,7 @@ func Build(ctx context.Context, in Input) (*specs.Spec, *Resolved, error) {
 	if in.Image != nil {
 		img = &in.Image.Config
 	}
-	r := &Resolved{Mounts: in.Container.GetMounts()}
+	r := &Resolved{Mounts: statusMounts(in.Container.GetMounts(), in.ImageMounts)}
 	note := func(s string) { r.Notes = append(r.Notes, s) }
 
 	proc, err := buildProcess(&in, img, r, note)

@@ -45,7 +45,7 @@ func buildMounts(ctx context.Context, in *Input, m modes) (*mountTable, error) {
 	var resolved []hostMount
 	if len(asked) > 0 {
 		var err error
-		if resolved, err = interruptible(ctx, "resolve the container's mounts", func() ([]hostMount, error) { return resolveMounts(asked) }); err != nil {
+		if resolved, err = interruptible(ctx, "resolve the container's mounts", func() ([]hostMount, error) { return resolveMounts(asked, in.ImageMounts) }); err != nil {
 			return nil, err
 		}
 	}
@@ -61,6 +61,9 @@ func buildMounts(ctx context.Context, in *Input, m modes) (*mountTable, error) {
 		if !slices.ContainsFunc(resolved, func(h hostMount) bool { return pm.Destination == h.mount.Destination }) {
 			layered = append(layered, pm)
 		}
+	}
+	for _, v := range in.Volumes {
+		layered = append(layered, bind(v.Source, v.Destination, "rprivate", "rw"))
 	}
 	for _, h := range resolved {
 		layered = append(layered, h.mount)
@@ -134,18 +137,23 @@ func bind(source, destination string, options ...string) specs.Mount {
 // checkMount checks what a mount of the request says, without the file system.
 // selinux_relabel has no effect: containers run without a label of their own.
 func checkMount(field string, m *runtimeapi.Mount) error {
+	if err := checkMountOptions(field+".mount_options", m.GetMountOptions()); err != nil {
+		return err
+	}
 	switch {
-	case m.GetImage() != nil || m.GetImageSubPath() != "":
-		return unsupported(field+".image", "image volumes are not implemented")
-	case len(m.GetMountOptions()) > 0:
-		return unsupported(field+".mount_options", "mount options are not implemented")
+	case m.GetImage() == nil && m.GetImageSubPath() != "":
+		return invalid(field+".image_sub_path", "is set without an image")
 	case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
 		return unsupported(field+".uidMappings", "ID-mapped mounts are not implemented")
 	}
 	if err := checkDestination(field+".container_path", m.GetContainerPath()); err != nil {
 		return err
 	}
-	if src := m.GetHostPath(); !path.IsAbs(src) || hasNUL(src) {
+	if m.GetImage() != nil {
+		if err := checkImageMount(field, m); err != nil {
+			return err
+		}
+	} else if src := m.GetHostPath(); !path.IsAbs(src) || hasNUL(src) {
 		return invalid(field+".host_path", "%q is not an absolute path", src)
 	}
 	if _, known := runtimeapi.MountPropagation_name[int32(m.GetPropagation())]; !known {
@@ -185,11 +193,19 @@ func checkDestination(field, dst string) error {
 }
 
 // resolveMounts looks at the sources of checked mounts.
-func resolveMounts(asked []*runtimeapi.Mount) ([]hostMount, error) {
+func resolveMounts(asked []*runtimeapi.Mount, images map[int]ImageMount) ([]hostMount, error) {
 	resolved := make([]hostMount, 0, len(asked))
 	for i, m := range asked {
 		field := "config.mounts[" + strconv.Itoa(i) + "]"
-		h, err := resolveMount(field, m)
+		var h hostMount
+		var err error
+		if m.GetImage() == nil {
+			h, err = resolveMount(field, m)
+		} else if image, ok := images[i]; ok {
+			h, err = resolveImageMount(field, m, image)
+		} else {
+			err = fmt.Errorf("build specification: the image of %s is not mounted", field)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -230,6 +246,7 @@ func resolveMount(field string, m *runtimeapi.Mount) (hostMount, error) {
 		mode = "ro"
 	}
 	h.mount = bind(source, dst, propagation, mode)
+	h.mount.Options = withMountOptions(h.mount.Options, m)
 	return h, nil
 }
 

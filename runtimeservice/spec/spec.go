@@ -9,8 +9,8 @@
 // daemon itself has) is a Host, found once by DetectHost.
 //
 // Nothing that an image says becomes control data: of its configuration only
-// user, environment, entry point, command, working directory and stop signal
-// are read, and its files only to look up users and groups.
+// user, environment, entry point, command, working directory, volumes and stop
+// signal are read, and its files only to look up users and groups.
 package spec
 
 import (
@@ -41,6 +41,10 @@ type Input struct {
 	Namespaces map[specs.LinuxNamespaceType]string
 	// PodFiles are the files that all containers of the pod share.
 	PodFiles PodFiles
+	// ImageMounts are the images of the request's mounts, by the mount's index.
+	ImageMounts map[int]ImageMount
+	// Volumes are the container's own, at destinations that ImageVolumes gave.
+	Volumes []Volume
 	// CgroupsPath is the container's cgroup as CgroupsPath gives it.
 	CgroupsPath string
 	// Defaults are what the configuration says for that which a request leaves

@@ -1,0 +1,68 @@
+package runtimeservice
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strconv"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/berth-cri/berth/runtimeservice/spec"
+)
+
+// containerVolumes is what a container has mounted beside its root file system
+// and that the node makes for it.
+type containerVolumes struct {
+	images map[int]spec.ImageMount
+	own    []spec.Volume
+}
+
+// makeVolumes mounts the images among the container's mounts and makes the volumes
+// that its own image declares. The root file system is mounted; what is made here
+// is removed with it.
+func (s *Service) makeVolumes(ctx context.Context, id string, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*containerVolumes, error) {
+	v := &containerVolumes{images: map[int]spec.ImageMount{}}
+	for i, m := range config.GetMounts() {
+		if m.GetImage().GetImage() == "" {
+			continue // package spec says what is wrong with one that is empty
+		}
+		mounted, err := s.mountImage(ctx, id, m.GetImage().GetImage())
+		if err != nil {
+			return nil, fmt.Errorf("%w: config.mounts[%s].image.image: %w", crierrors.ErrImageVolumeMountFailed, strconv.Itoa(i), err)
+		}
+		v.images[i] = mounted
+	}
+	paths, err := spec.ImageVolumes(config, image)
+	if err != nil || len(paths) == 0 {
+		return v, err
+	}
+	dirs, err := s.opts.Volumes.MakeVolumes(ctx, id, paths)
+	if err != nil {
+		return nil, fmt.Errorf("make the volumes that the image declares: %w", err)
+	}
+	for i, p := range paths {
+		v.own = append(v.own, spec.Volume{Source: dirs[i], Destination: p})
+	}
+	return v, nil
+}
+
+// mountImage mounts an image for the container. It is not pulled if it is not
+// there: that is the client's part.
+func (s *Service) mountImage(ctx context.Context, id, image string) (spec.ImageMount, error) {
+	resp, err := s.opts.Images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: image}, false)
+	if err != nil {
+		return spec.ImageMount{}, err
+	}
+	root, err := s.opts.Volumes.MountImage(ctx, id, cmp.Or(resp.GetImage().GetId(), image), "")
+	if err != nil {
+		return spec.ImageMount{}, err
+	}
+	mounted := spec.ImageMount{ID: resp.GetImage().GetId(), Ref: resp.GetImage().GetId(), Root: root}
+	if digests := resp.GetImage().GetRepoDigests(); len(digests) > 0 {
+		mounted.Ref = digests[0]
+	}
+	return mounted, nil
+}
