@@ -42,6 +42,7 @@ type Config struct {
 	Images    Images    `yaml:"images"`
 	Network   Network   `yaml:"network"`
 	Runtime   Runtime   `yaml:"runtime"`
+	NRI       NRI       `yaml:"nri"`
 	Streaming Streaming `yaml:"streaming"`
 	Deadlines Deadlines `yaml:"deadlines"`
 }
@@ -115,6 +116,31 @@ type Rlimit struct {
 
 // Unlimited is a Rlimit's value for no limit.
 const Unlimited = -1
+
+// NRI is the Node Resource Interface: plugins that adjust containers.
+type NRI struct {
+	Enabled             bool          `yaml:"enabled"`
+	Socket              string        `yaml:"socket"`
+	DisableConnections  bool          `yaml:"disableConnections"`
+	PluginDir           string        `yaml:"pluginDir"`
+	PluginConfigDir     string        `yaml:"pluginConfigDir"`
+	RegistrationTimeout time.Duration `yaml:"registrationTimeout"`
+	RequestTimeout      time.Duration `yaml:"requestTimeout"`
+	DefaultValidator    NRIValidator  `yaml:"defaultValidator"`
+}
+
+// NRIValidator is what the built-in validator refuses.
+type NRIValidator struct {
+	Enabled                          bool     `yaml:"enabled"`
+	RejectHooks                      bool     `yaml:"rejectHooks"`
+	RejectRuntimeDefaultSeccomp      bool     `yaml:"rejectRuntimeDefaultSeccomp"`
+	RejectUnconfinedSeccomp          bool     `yaml:"rejectUnconfinedSeccomp"`
+	RejectCustomSeccomp              bool     `yaml:"rejectCustomSeccomp"`
+	RejectNamespaces                 bool     `yaml:"rejectNamespaces"`
+	RejectSysctls                    bool     `yaml:"rejectSysctls"`
+	RequiredPlugins                  []string `yaml:"requiredPlugins"`
+	TolerateMissingPluginsAnnotation string   `yaml:"tolerateMissingPluginsAnnotation"`
+}
 
 // Streaming is the server for exec, attach and port-forward.
 type Streaming struct {

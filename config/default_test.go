@@ -76,6 +76,7 @@ func TestDefaultIsValidAndLoadsBack(t *testing.T) {
 	}
 	want := Default()
 	want.Address = "/run/berth/berth.sock"
+	want.NRI.Socket = "/var/run/nri/nri.sock"
 	if !reflect.DeepEqual(loaded.Config, want) {
 		t.Errorf("loaded %+v\nwant %+v", loaded.Config, want)
 	}

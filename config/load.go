@@ -87,6 +87,24 @@ func complete(c *Config) {
 	if c.Address == "" {
 		c.Address = filepath.Join(c.State, socketName)
 	}
+	if c.NRI.Socket == "" {
+		c.NRI.Socket = nriSocket(c.State)
+	}
+}
+
+// The NRI socket that plugins look for is that of the node's runtime, which is the one
+// with the usual state directory.
+const (
+	usualState         = "/run/berth"
+	wellKnownNRISocket = "/var/run/nri/nri.sock"
+	nriSocketName      = "nri.sock"
+)
+
+func nriSocket(state string) string {
+	if state == usualState {
+		return wellKnownNRISocket
+	}
+	return filepath.Join(state, nriSocketName)
 }
 
 // validate is Validate with the places of the keys.

@@ -52,6 +52,9 @@ runtime:
 	if c.Address != "/run/one/berth.sock" {
 		t.Errorf("address %q does not follow the state directory", c.Address)
 	}
+	if c.NRI.Socket != "/run/one/nri.sock" {
+		t.Errorf("NRI socket %q is not one of this instance", c.NRI.Socket)
+	}
 	if !reflect.DeepEqual(c.Network.ConfDirs, []string{"/c"}) || c.Network.Timeout != 90*time.Second {
 		t.Errorf("network is %+v", c.Network)
 	}

@@ -55,6 +55,7 @@ func problems(c *Config) []*KeyError {
 	k.images(&c.Images)
 	k.network(&c.Network)
 	k.runtime(&c.Runtime)
+	k.nri(&c.NRI)
 	k.streaming(&c.Streaming)
 	k.positive("deadlines.shutdown", c.Deadlines.Shutdown)
 	return k.found
@@ -169,6 +170,25 @@ func (k *checker) rlimit(key, name string, limit Rlimit) {
 		k.fail(key, "soft %d is above hard %d", limit.Soft, limit.Hard)
 	}
 }
+
+func (k *checker) nri(c *NRI) {
+	k.optionalPath("nri.socket", c.Socket)
+	if len(c.Socket) > maxSocketPath {
+		k.fail("nri.socket", "%q is longer than the %d bytes that the kernel allows for a socket", c.Socket, maxSocketPath)
+	}
+	k.absPath("nri.pluginDir", c.PluginDir)
+	k.absPath("nri.pluginConfigDir", c.PluginConfigDir)
+	k.atLeast("nri.registrationTimeout", c.RegistrationTimeout, minNRITimeout)
+	k.atLeast("nri.requestTimeout", c.RequestTimeout, minNRITimeout)
+	for i, name := range c.DefaultValidator.RequiredPlugins {
+		if name == "" {
+			k.fail(fmt.Sprintf("nri.defaultValidator.requiredPlugins[%d]", i), "is empty; it has to be a plugin's name")
+		}
+	}
+}
+
+// minNRITimeout is the least time in which a program can be expected to answer.
+const minNRITimeout = 100 * time.Millisecond
 
 func (k *checker) streaming(c *Streaming) {
 	if addr, err := netip.ParseAddr(c.Address); err != nil || !addr.IsLoopback() {

@@ -47,8 +47,17 @@ type container struct {
 
 	// op is held by one who starts, updates or removes the container.
 	op lock
-	// spec is there from creation to start; later it is read from disk.
+	// limits is held by one who reads the specification to start the container, or who
+	// changes the limits in it. It is never held while a plugin is waited for.
+	limits lock
+	// spec is there from creation to start; later it is read from disk. limits guards it.
 	spec *specs.Spec
+
+	// plugins is held by one who tells plugins of the container, and guards what they
+	// have been told. It is taken after op and before limits.
+	plugins     lock
+	toldStopped bool
+	toldRemoved bool
 
 	// mu orders the writing of the record and guards the fields below.
 	mu sync.Mutex
@@ -82,6 +91,8 @@ func newContainer(rec *record.Container, sb *sandbox, store *record.Store[record
 		store:     store,
 		config:    config,
 		op:        newLock(),
+		limits:    newLock(),
+		plugins:   newLock(),
 		releasing: newLock(),
 		exited:    make(chan struct{}),
 	}
@@ -92,6 +103,7 @@ func newContainer(rec *record.Container, sb *sandbox, store *record.Store[record
 	c.rec.Store(rec)
 	if rec.State == record.Exited {
 		close(c.exited)
+		c.toldStopped = true // plugins that connect are not told of it
 	}
 	return c, nil
 }

@@ -106,6 +106,16 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err != nil {
 		return "", err
 	}
+	if err := makeLogParent(rec.LogPath); err != nil {
+		return "", err
+	}
+	created := *rec
+	turn := s.pluginTurn()
+	defer turn.End()
+	ociSpec, evictions, err := s.adjustByPlugins(ctx, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
+	if err != nil {
+		return "", err
+	}
 	for _, note := range resolved.Notes {
 		s.log.Warn("container gets less than it asks for", "container", rec.ID, "note", note)
 	}
@@ -113,10 +123,6 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err := s.specs.Put(rec.ID, ociSpec); err != nil {
 		return "", err
 	}
-	if err := makeLogParent(rec.LogPath); err != nil {
-		return "", err
-	}
-	created := *rec
 	if err := fillResolved(&created, resolved); err != nil {
 		return "", err
 	}
@@ -132,6 +138,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	c.spec = ociSpec
 	sb.addContainer(c)
 	s.containers.add(c.id, c.key, c)
+	s.tellContainerCreated(ctx, turn, c, ociSpec)
+	turn.End()
+	s.evictForPlugins(ctx, evictions)
 	s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return c.id, nil
 }

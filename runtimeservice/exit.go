@@ -55,7 +55,17 @@ func (s *Service) exitedWith(c *container, exit monitor.Exit) {
 	if err != nil {
 		s.log.Error("record the end of a container; it is tried again", "container", c.id, "error", err)
 	}
-	s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
+	s.releaseEnded(c)
+}
+
+// releaseEnded gives back what an ended process leaves, and tells plugins of its end,
+// in the background.
+func (s *Service) releaseEnded(c *container) {
+	s.inBackground("release container", func(ctx context.Context) error {
+		err := s.releaseContainer(ctx, c)
+		s.tellContainerEnded(ctx, c)
+		return err
+	})
 }
 
 func exitReason(exit monitor.Exit) (reason, message string) {

@@ -42,7 +42,9 @@ func (s *Service) removeStopped(ctx context.Context, c *container) error {
 	if err := s.stopRun(c, 0).wait(ctx); err != nil {
 		return err
 	}
-	s.markContainer(c, func(rec *record.Container) { rec.State = record.Removing })
+	if err := s.beginRemoval(ctx, c); err != nil {
+		return err
+	}
 	if err := s.purgeContainer(ctx, c.id); err != nil {
 		return err
 	}
@@ -52,6 +54,24 @@ func (s *Service) removeStopped(ctx context.Context, c *container) error {
 	s.starts.Forget(c.id)
 	s.usage.forget(c.id)
 	s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
+	return nil
+}
+
+// beginRemoval makes the container one that nobody updates any more, and tells plugins.
+func (s *Service) beginRemoval(ctx context.Context, c *container) error {
+	if err := c.plugins.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.plugins.release()
+	s.tellStopped(ctx, c)
+	turn := s.pluginTurn()
+	defer turn.End()
+	if err := c.limits.acquire(ctx); err != nil {
+		return err
+	}
+	s.markContainer(c, func(rec *record.Container) { rec.State = record.Removing })
+	c.limits.release()
+	s.tellContainerRemoved(ctx, turn, c)
 	return nil
 }
 

@@ -35,7 +35,11 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	if err := s.sandboxRecords.Delete(sb.id); err != nil {
 		return err
 	}
+	turn := s.pluginTurn()
+	defer turn.End()
 	s.sandboxes.remove(sb.id, sb.key)
+	s.tellPodRemoved(ctx, turn, sb)
+	turn.End()
 	s.runs.Forget(sb.key)
 	s.usage.forget(sb.id)
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)

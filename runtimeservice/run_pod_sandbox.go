@@ -114,11 +114,17 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 			return "", err
 		}
 	}
+	turn := s.pluginTurn()
+	defer turn.End()
+	if err := s.tellPodRuns(ctx, turn, sb, &u); err != nil {
+		return "", err
+	}
 	if err := sb.update(func(rec *record.Sandbox) { rec.State = record.Ready }); err != nil {
 		return "", err
 	}
 	u.Release()
 	s.sandboxes.add(sb.id, sb.key, sb)
+	turn.End()
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return sb.id, nil
@@ -277,6 +283,7 @@ func (s *Service) startPodInit(ctx context.Context, sb *sandbox, u *undo.Stack) 
 		return err
 	}
 	next := *sb.rec.Load()
+	next.InitPid = started.Pid
 	next.Namespaces = maps.Clone(next.Namespaces)
 	next.Namespaces[string(namespaces.PID)] = path
 	sb.rec.Store(&next)

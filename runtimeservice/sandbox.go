@@ -46,6 +46,10 @@ type sandbox struct {
 	mu         sync.Mutex
 	containers map[string]*container
 
+	// toldStopped is set when plugins know that the sandbox is stopped; one who has the
+	// whole of members reads and writes it.
+	toldStopped bool
+
 	// telling makes the snapshots of the pod's events follow each other.
 	telling sync.Mutex
 }

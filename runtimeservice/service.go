@@ -73,6 +73,8 @@ type Options struct {
 	RootFilesystems RootFilesystems
 	Volumes         Volumes
 	Network         Network
+	// Plugins may be nil.
+	Plugins Plugins
 	// Processes is the monitor's client; its OnExit must be Service.HandleExit.
 	Processes Processes
 

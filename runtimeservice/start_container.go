@@ -51,6 +51,26 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 	if state := c.state(); state != record.Created {
 		return fmt.Errorf("start container %s: it is %s, only a created container can be started: %w", c.id, state, errdefs.ErrFailedPrecondition)
 	}
+	if err := c.plugins.acquire(ctx); err != nil {
+		return fmt.Errorf("start container %s: wait for plugins: %w", c.id, err)
+	}
+	defer c.plugins.release()
+	if err := s.tellContainerStarts(ctx, c); err != nil {
+		return s.startFailed(ctx, c, fmt.Errorf("start container %s: %w", c.id, err))
+	}
+	if err := s.startProcess(ctx, c); err != nil {
+		return err
+	}
+	s.tellContainerStarted(ctx, c)
+	return nil
+}
+
+// startProcess is called with c.op held.
+func (s *Service) startProcess(ctx context.Context, c *container) error {
+	if err := c.limits.acquire(ctx); err != nil {
+		return fmt.Errorf("start container %s: wait for an update: %w", c.id, err)
+	}
+	defer c.limits.release()
 	ociSpec, err := s.specToStart(c)
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
@@ -151,7 +171,7 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 		rec.Reason = reasonCannotRun
 		rec.Message = cause.Error()
 	})
-	s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
+	s.releaseEnded(c)
 	return errors.Join(cause, recorded)
 }
 

@@ -83,7 +83,11 @@ func (s *Service) stopContainer(ctx context.Context, c *container, timeout time.
 	}
 	st := s.stopRun(c, timeout)
 	c.op.release()
-	return st.wait(ctx)
+	if err := st.wait(ctx); err != nil {
+		return err
+	}
+	s.tellContainerEnded(ctx, c)
+	return nil
 }
 
 // wait waits for the end of a run; there may be none.

@@ -7,6 +7,7 @@ import (
 	"maps"
 
 	"github.com/containerd/errdefs"
+	nriapi "github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -42,12 +43,40 @@ func (s *Service) UpdateContainerResources(ctx context.Context, req *runtimeapi.
 
 // updateResources is called with c.op held.
 func (s *Service) updateResources(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources) error {
-	state := c.state()
-	if state != record.Created && state != record.Running {
+	if err := c.requireUpdatable(); err != nil {
+		return err
+	}
+	wanted, err := s.askForUpdate(ctx, c, change)
+	if err != nil {
+		return err
+	}
+	if err := s.changeLimits(ctx, c, change, wanted); err != nil {
+		return err
+	}
+	s.tellContainerUpdated(ctx, c)
+	return nil
+}
+
+// requireUpdatable is the error of what only a container with limits to change can do.
+func (c *container) requireUpdatable() error {
+	if state := c.state(); state != record.Created && state != record.Running {
 		return fmt.Errorf("it is %s: %w", state, errdefs.ErrFailedPrecondition)
 	}
-	before := c.resources.Load()
-	after := mergeResources(before, change)
+	return nil
+}
+
+// changeLimits makes the limits that a request names, and those that plugins want in
+// place of them, the ones in force.
+func (s *Service) changeLimits(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources, wanted *nriapi.LinuxResources) error {
+	if err := c.limits.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.limits.release()
+	if err := c.requireUpdatable(); err != nil {
+		return err
+	}
+	state := c.state()
+	after := mergeResources(mergeResources(c.resources.Load(), change), criResources(wanted))
 	limits, err := spec.LinuxResources("linux", after, s.opts.Host)
 	if err != nil {
 		return err
@@ -57,7 +86,10 @@ func (s *Service) updateResources(ctx context.Context, c *container, change *run
 		return err
 	}
 	old := ociSpec.Linux.Resources
-	next := withLimits(old, limits)
+	next, err := s.adjuster().AdjustResources(withLimits(old, limits), wanted)
+	if err != nil {
+		return err
+	}
 	if state == record.Running {
 		if err := s.opts.Processes.Update(ctx, c.id, next); err != nil {
 			return errors.Join(err, s.restoreLimits(ctx, c, old))
@@ -163,7 +195,34 @@ func withLimits(resources, limits *specs.LinuxResources) *specs.LinuxResources {
 	if resources != nil {
 		next = *resources
 	}
-	next.CPU, next.Memory = limits.CPU, limits.Memory
+	next.CPU, next.Memory = withCPU(next.CPU, limits.CPU), withMemory(next.Memory, limits.Memory)
 	next.HugepageLimits, next.Unified = limits.HugepageLimits, limits.Unified
+	return &next
+}
+
+// withCPU keeps what CRI has no field for, and plugins have.
+func withCPU(old, limits *specs.LinuxCPU) *specs.LinuxCPU {
+	if old == nil {
+		return limits
+	}
+	next := specs.LinuxCPU{}
+	if limits != nil {
+		next = *limits
+	}
+	next.RealtimeRuntime, next.RealtimePeriod = old.RealtimeRuntime, old.RealtimePeriod
+	next.Burst, next.Idle = old.Burst, old.Idle
+	return &next
+}
+
+// withMemory is withCPU for memory.
+func withMemory(old, limits *specs.LinuxMemory) *specs.LinuxMemory {
+	if old == nil {
+		return limits
+	}
+	next := *old
+	next.Limit, next.Swap = nil, nil
+	if limits != nil {
+		next.Limit, next.Swap = limits.Limit, limits.Swap
+	}
 	return &next
 }

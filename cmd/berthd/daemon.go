@@ -37,7 +37,8 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	}
 	networks := newNetworks(cfg, s)
 	processes := &processes{}
-	runtime, err := newRuntime(cfg, s, systemd, images, networks, processes)
+	plugins := newPlugins(cfg.NRI, s)
+	runtime, err := newRuntime(cfg, s, systemd, images, networks, asPlugins(plugins), processes)
 	if err != nil {
 		return err
 	}
@@ -71,6 +72,11 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	defer disconnect()
 	if err := runtime.Start(ctx); err != nil {
 		return fmt.Errorf("take up pods: %w", err)
+	}
+	stopPlugins, err := startPlugins(plugins, runtime)
+	defer stopPlugins()
+	if err != nil {
+		return err
 	}
 	s.Logger.Info("took up what was there", "duration", time.Since(began))
 
@@ -121,7 +127,7 @@ func newMonitor(cfg config.Config, s *surface, onExit func(monitor.Exit)) (*moni
 	}), nil
 }
 
-func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservice.Service, networks *cni.Networks, processes *processes) (*runtimeservice.Service, error) {
+func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservice.Service, networks *cni.Networks, plugins runtimeservice.Plugins, processes *processes) (*runtimeservice.Service, error) {
 	host, err := spec.DetectHost()
 	if err != nil {
 		return nil, fmt.Errorf("find out what the host can do: %w", err)
@@ -133,6 +139,7 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservic
 		RootFilesystems: images,
 		Volumes:         images,
 		Network:         networks,
+		Plugins:         plugins,
 		Processes:       processes,
 		Host:            host,
 		Defaults:        specDefaults(cfg.Runtime),

@@ -54,6 +54,8 @@ type Sandbox struct {
 	Namespaces map[string]string `json:"namespaces,omitempty"`
 	// PodInit is true where the pod has an init process, under the sandbox's ID.
 	PodInit bool `json:"podInit,omitempty"`
+	// InitPid is the process ID of that init.
+	InitPid int `json:"initPid,omitempty"`
 	// NetworkAttached is true from before the network's ADD until its DEL is
 	// done or is a debt of package cni.
 	NetworkAttached bool     `json:"networkAttached,omitempty"`

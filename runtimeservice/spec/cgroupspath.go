@@ -39,3 +39,24 @@ func CgroupsPath(systemd bool, parent, fallback, id string) (string, error) {
 	}
 	return slice + ":berth:" + id, nil
 }
+
+// CheckCgroupsPath refuses a cgroupsPath that CgroupsPath would not give: the cgroup is
+// the container's own and is removed with all that is in it.
+func CheckCgroupsPath(systemd bool, cgroup string) error {
+	const field = "cgroups path"
+	if hasControl(cgroup) {
+		return invalid(field, "%q holds a control character", cgroup)
+	}
+	if systemd {
+		slice, unit, _ := strings.Cut(cgroup, ":")
+		prefix, name, ok := strings.Cut(unit, ":")
+		if !ok || !strings.HasSuffix(slice, ".slice") || prefix == "" || name == "" || strings.ContainsAny(cgroup, "/") {
+			return invalid(field, "%q is not slice:prefix:name", cgroup)
+		}
+		return nil
+	}
+	if !path.IsAbs(cgroup) || path.Clean(cgroup) != cgroup || path.Dir(cgroup) == "/" {
+		return invalid(field, "%q is not a path of two elements or more below the root", cgroup)
+	}
+	return nil
+}

@@ -11,6 +11,16 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// CheckPropagation is for a mount that no request asks for: bothWays stands for one
+// whose mounts also leave the container. The error is ErrFailedPrecondition.
+func CheckPropagation(source string, bothWays bool) error {
+	want := runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	if bothWays {
+		want = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+	}
+	return checkPropagation("mount propagation", source, want)
+}
+
 // checkPropagation refuses a propagation that the mount under source cannot
 // carry: mounts reach the container only from a shared or slave mount, and leave
 // it only into a shared one.

@@ -205,20 +205,30 @@ func OOMScoreAdj(field string, r *runtimeapi.LinuxContainerResources, host *Host
 
 // rlimits gives the configured limits, none above what the daemon may set.
 func rlimits(in *Input, note func(string)) ([]specs.POSIXRlimit, error) {
-	out := make([]specs.POSIXRlimit, 0, len(in.Defaults.Rlimits))
-	for _, l := range in.Defaults.Rlimits {
-		if !knownRlimit(l.Type) {
-			return nil, invalid("default rlimits", "unknown limit %q", l.Type)
-		}
-		if hard, known := in.Host.HardRlimits[l.Type]; known && !in.Host.CanRaiseLimits && l.Hard > hard {
-			note(l.Type + " lowered to the daemon's own hard limit " + strconv.FormatUint(hard, 10) + ": it lacks CAP_SYS_RESOURCE")
-			l.Hard = hard
-		}
-		l.Soft = min(l.Soft, l.Hard)
-		out = append(out, l)
+	out := slices.Clone(in.Defaults.Rlimits)
+	if err := ClampRlimits("default rlimits", out, in.Host, note); err != nil {
+		return nil, err
 	}
 	if len(out) == 0 {
 		return nil, nil
 	}
 	return out, nil
+}
+
+// ClampRlimits lowers limits that are above what the daemon may set, as Build does with
+// those of the configuration. It changes the list. An unknown limit is InvalidArgument;
+// field is where the limits come from.
+func ClampRlimits(field string, limits []specs.POSIXRlimit, host *Host, note func(string)) error {
+	for i := range limits {
+		l := &limits[i]
+		if !knownRlimit(l.Type) {
+			return invalid(field, "unknown limit %q", l.Type)
+		}
+		if hard, known := host.HardRlimits[l.Type]; known && !host.CanRaiseLimits && l.Hard > hard {
+			note(l.Type + " lowered to the daemon's own hard limit " + strconv.FormatUint(hard, 10) + ": it lacks CAP_SYS_RESOURCE")
+			l.Hard = hard
+		}
+		l.Soft = min(l.Soft, l.Hard)
+	}
+	return nil
 }

@@ -1,0 +1,105 @@
+package runtimeservice
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	nriapi "github.com/containerd/nri/pkg/api"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/nri"
+	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/spec"
+)
+
+// pluginRuntime is the service as plugins see it.
+type pluginRuntime struct{ *Service }
+
+var _ nri.Runtime = pluginRuntime{}
+
+// PluginRuntime is what NRI plugins may see and change by themselves.
+func (s *Service) PluginRuntime() nri.Runtime { return pluginRuntime{s} }
+
+// State lists what there is, from memory and from the specifications on disk. It waits
+// for no pod and no container.
+func (r pluginRuntime) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.Container, error) {
+	var (
+		pods       []*nriapi.PodSandbox
+		containers []*nriapi.Container
+	)
+	for _, sb := range r.sandboxes.all() {
+		pods = append(pods, r.podMessage(sb))
+		for _, c := range sb.all() {
+			if state := c.state(); state == record.Created || state == record.Running {
+				containers = append(containers, r.describe(c))
+			}
+		}
+	}
+	return pods, containers, nil
+}
+
+// Update changes the limits of a container that is created or runs. It waits for
+// neither the container's calls nor other plugins, only for a start or another change
+// of its limits that is being made.
+func (r pluginRuntime) Update(ctx context.Context, update *nriapi.ContainerUpdate) error {
+	c, ok := r.containers.get(update.GetContainerId())
+	if !ok {
+		return fmt.Errorf("container %q: %w", update.GetContainerId(), errdefs.ErrNotFound)
+	}
+	wanted := update.GetLinux().GetResources()
+	if class := wanted.GetRdtClass(); class != nil {
+		return fmt.Errorf("RDT class %q: a container keeps the one it was made with: %w", class.GetValue(), errdefs.ErrFailedPrecondition)
+	}
+	if err := r.changeLimits(ctx, c, &runtimeapi.LinuxContainerResources{}, wanted); err != nil {
+		return fmt.Errorf("update resources of container %s for an NRI plugin: %w", c.id, err)
+	}
+	return nil
+}
+
+// updateForPlugins makes the updates that plugins gave in answer to an event of another
+// container. That event has happened: an update that fails is logged.
+func (s *Service) updateForPlugins(ctx context.Context, updates []*nriapi.ContainerUpdate) {
+	for _, update := range updates {
+		ctx, cancel := context.WithTimeout(ctx, updateContainerTimeout)
+		if err := (pluginRuntime{s}).Update(ctx, update); err != nil {
+			s.log.Warn("update a container for an NRI plugin", "container", update.GetContainerId(), "error", err)
+		}
+		cancel()
+	}
+}
+
+// evictForPlugins kills containers to make room. No turn is under way: their ends are
+// events.
+func (s *Service) evictForPlugins(ctx context.Context, evictions []*nriapi.ContainerEviction) {
+	for _, eviction := range evictions {
+		id := eviction.GetContainerId()
+		s.log.Info("evict container for an NRI plugin", "container", id, "reason", eviction.GetReason())
+		if err := s.StopContainer(ctx, id, 0); err != nil {
+			s.log.Warn("evict container for an NRI plugin", "container", id, "error", err)
+		}
+	}
+}
+
+// adjuster applies adjustments with what this node has.
+func (s *Service) adjuster() nri.Adjuster {
+	return nri.Adjuster{RequirePropagation: spec.CheckPropagation}
+}
+
+// criResources are the limits that CRI has fields for too.
+func criResources(r *nriapi.LinuxResources) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{
+		CpuPeriod:              int64(r.GetCpu().GetPeriod().GetValue()),
+		CpuQuota:               r.GetCpu().GetQuota().GetValue(),
+		CpuShares:              int64(r.GetCpu().GetShares().GetValue()),
+		MemoryLimitInBytes:     r.GetMemory().GetLimit().GetValue(),
+		MemorySwapLimitInBytes: r.GetMemory().GetSwap().GetValue(),
+		CpusetCpus:             r.GetCpu().GetCpus(),
+		CpusetMems:             r.GetCpu().GetMems(),
+		Unified:                r.GetUnified(),
+	}
+	for _, limit := range r.GetHugepageLimits() {
+		out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: limit.GetPageSize(), Limit: limit.GetLimit()})
+	}
+	return out
+}
