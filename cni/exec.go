@@ -17,6 +17,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 const (
@@ -66,8 +68,10 @@ func missingPlugins(plugins, dirs []string) error {
 
 // ExecPlugin implements invoke.Exec. A plugin that outlives ctx is killed with the programs
 // it started. The error is a *pluginError.
-func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) (_ []byte, err error) {
 	failure := &pluginError{plugin: filepath.Base(path), command: envValue(env, "CNI_COMMAND")}
+	ctx, end := operation.Stage(ctx, fmt.Sprintf("network plugin %s %s", failure.plugin, failure.command))
+	defer func() { end(err) }()
 	began := time.Now()
 	for try := 0; ; try++ {
 		stdout, stderr, err := runPlugin(ctx, path, stdin, pluginEnv(env))

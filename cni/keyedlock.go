@@ -3,6 +3,8 @@ package cni
 import (
 	"context"
 	"sync"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // keyedLock is a lock for each key. The zero value is ready.
@@ -36,6 +38,7 @@ func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err er
 			delete(k.locks, key)
 		}
 	}
+	defer operation.Wait(ctx, func() string { return "an earlier network operation of the pod" })()
 	select {
 	case l.held <- struct{}{}:
 		return func() { <-l.held; leave() }, nil

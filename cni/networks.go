@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // Networks is the node's CNI network and what pods owe it.
@@ -34,6 +36,7 @@ type Networks struct {
 	confDirs, binDirs []string
 	timeout           time.Duration
 	logger            *slog.Logger
+	operations        *operation.Registry
 	plugins           *libcni.CNIConfig
 	ledger            *ledger
 	holds             holds
@@ -66,16 +69,17 @@ func New(opts Options) *Networks {
 		opts.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	n := &Networks{
-		confDirs: opts.ConfDirs,
-		binDirs:  opts.BinDirs,
-		timeout:  opts.Timeout,
-		logger:   opts.Logger,
-		plugins:  libcni.NewCNIConfigWithCacheDir(opts.BinDirs, filepath.Join(opts.StateDir, "cache"), &pluginExec{}),
-		ledger:   &ledger{dir: filepath.Join(opts.StateDir, "debts")},
-		holds:    holds{dir: filepath.Join(opts.StateDir, "netns")},
-		registry: newRegistry(opts),
-		nudge:    make(chan struct{}, 1),
-		hurry:    make(chan struct{}, 1),
+		confDirs:   opts.ConfDirs,
+		binDirs:    opts.BinDirs,
+		timeout:    opts.Timeout,
+		logger:     opts.Logger,
+		operations: opts.Operations,
+		plugins:    libcni.NewCNIConfigWithCacheDir(opts.BinDirs, filepath.Join(opts.StateDir, "cache"), &pluginExec{}),
+		ledger:     &ledger{dir: filepath.Join(opts.StateDir, "debts")},
+		holds:      holds{dir: filepath.Join(opts.StateDir, "netns")},
+		registry:   newRegistry(opts),
+		nudge:      make(chan struct{}, 1),
+		hurry:      make(chan struct{}, 1),
 	}
 	n.reload()
 	return n

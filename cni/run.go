@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 const (
@@ -142,5 +144,8 @@ func (n *Networks) payReleased(ctx context.Context, podID string) error {
 	if d := n.ledger.get(podID); d == nil || !d.Released {
 		return nil
 	}
-	return n.pay(ctx, podID, true)
+	ctx, op := n.operations.Begin(ctx, "background: release network", operation.Subject{SandboxID: podID}, operation.Options{})
+	err = n.pay(ctx, podID, true)
+	op.End(err)
+	return err
 }

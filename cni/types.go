@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // DefaultTimeout bounds one ADD or DEL of a whole chain of plugins.
@@ -30,6 +32,8 @@ type Options struct {
 	PeerCacheDir string
 	// Timeout bounds one ADD, and one DEL, of the whole chain. DefaultTimeout if zero.
 	Timeout time.Duration
+	// Operations lists the releases in the background; may be nil.
+	Operations *operation.Registry
 	// Logger is where failures without a caller go; nothing is logged if nil.
 	Logger *slog.Logger
 }

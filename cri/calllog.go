@@ -9,17 +9,20 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // logUnary writes one line per call: at level info, or warn if it failed, for
-// calls that change something, at level debug for the others. Nothing of a
-// request but names and IDs is logged; credentials and environments are in them.
+// calls that change something, at level debug for the others. The first are the
+// node's audit: who asked for what, of which pod, and what became of it. Nothing of
+// a request but names and IDs is logged; credentials and environments are in them.
 func (s *Server) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
 	resp, err := handler(ctx, req)
 	level := callLevel(info.FullMethod, err)
 	if s.logger.Enabled(ctx, level) {
-		s.logCall(ctx, level, info.FullMethod, start, err, append(subject(req), subject(resp)...))
+		s.logCall(ctx, level, info.FullMethod, start, err, subject(ctx, req, resp))
 	}
 	return resp, err
 }
@@ -35,6 +38,9 @@ func (s *Server) logStream(srv any, stream grpc.ServerStream, info *grpc.StreamS
 func (s *Server) logCall(ctx context.Context, level slog.Level, fullMethod string, start time.Time, err error, subject []slog.Attr) {
 	attrs := append([]slog.Attr{slog.String("method", methodName(fullMethod))}, subject...)
 	attrs = append(attrs, slog.Duration("duration", time.Since(start)), slog.String("outcome", status.Code(err).String()))
+	if agent := userAgent(ctx); agent != "" {
+		attrs = append(attrs, slog.String("client", agent))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", status.Convert(err).Message()))
 	}
@@ -52,38 +58,32 @@ func callLevel(fullMethod string, err error) slog.Level {
 	return slog.LevelInfo
 }
 
-// subject names what a request or response is about.
-func subject(msg any) []slog.Attr {
+// subject names what a call was about: what the request says, what the services
+// have found out, and what the answer adds.
+func subject(ctx context.Context, req, resp any) []slog.Attr {
+	s := operation.From(ctx).Subject()
+	if m, ok := resp.(interface{ GetPodSandboxId() string }); ok && m.GetPodSandboxId() != "" {
+		s.SandboxID = m.GetPodSandboxId()
+	}
+	if m, ok := resp.(interface{ GetContainerId() string }); ok && m.GetContainerId() != "" {
+		s.ContainerID = m.GetContainerId()
+	}
+	var imageID, handler string
+	if m, ok := resp.(interface{ GetImageRef() string }); ok {
+		imageID = m.GetImageRef()
+	}
+	if m, ok := req.(*runtimeapi.RunPodSandboxRequest); ok {
+		handler = m.GetRuntimeHandler()
+	}
 	var attrs []slog.Attr
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
+	for _, a := range [][2]string{
+		{"namespace", s.Namespace}, {"pod", s.Pod}, {"uid", s.UID}, {"sandbox_id", s.SandboxID},
+		{"container", s.Container}, {"container_id", s.ContainerID},
+		{"image", s.Image}, {"image_id", imageID}, {"handler", handler},
+	} {
+		if a[1] != "" {
+			attrs = append(attrs, slog.String(a[0], a[1]))
 		}
-	}
-	switch m := msg.(type) {
-	case *runtimeapi.RunPodSandboxRequest:
-		md := m.GetConfig().GetMetadata()
-		add("namespace", md.GetNamespace())
-		add("pod", md.GetName())
-		add("uid", md.GetUid())
-		add("handler", m.GetRuntimeHandler())
-		return attrs
-	case *runtimeapi.CreateContainerRequest:
-		add("namespace", m.GetSandboxConfig().GetMetadata().GetNamespace())
-		add("pod", m.GetSandboxConfig().GetMetadata().GetName())
-		add("container", m.GetConfig().GetMetadata().GetName())
-		add("image", m.GetConfig().GetImage().GetImage())
-	case interface{ GetImage() *runtimeapi.ImageSpec }:
-		add("image", m.GetImage().GetImage())
-	}
-	if m, ok := msg.(interface{ GetPodSandboxId() string }); ok && m != nil {
-		add("sandbox_id", m.GetPodSandboxId())
-	}
-	if m, ok := msg.(interface{ GetContainerId() string }); ok {
-		add("container_id", m.GetContainerId())
-	}
-	if m, ok := msg.(interface{ GetImageRef() string }); ok {
-		add("image_id", m.GetImageRef())
 	}
 	return attrs
 }

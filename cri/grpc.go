@@ -41,6 +41,7 @@ func (s *Server) NewGRPCServer() *grpc.Server {
 		grpc.WaitForHandlers(true),
 		grpc.ChainUnaryInterceptor(
 			s.calls.unary,
+			s.operateUnary,
 			s.logUnary,
 			codesUnary,
 			s.recoverUnary,
@@ -48,6 +49,7 @@ func (s *Server) NewGRPCServer() *grpc.Server {
 		),
 		grpc.ChainStreamInterceptor(
 			s.calls.stream,
+			s.operateStream,
 			s.logStream,
 			codesStream,
 			s.recoverStream,

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -10,6 +11,8 @@ import (
 type imageServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	images Images
+	// pulled may be nil.
+	pulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration)
 }
 
 // PullImage returns the image's ID.
@@ -17,9 +20,13 @@ func (s *imageServer) PullImage(ctx context.Context, r *runtimeapi.PullImageRequ
 	if err := checkPullImage(r); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	id, err := s.images.PullImage(ctx, r)
 	if err != nil {
 		return nil, err
+	}
+	if s.pulled != nil && r.GetSandboxConfig() != nil {
+		s.pulled(r.GetSandboxConfig(), r.GetImage().GetImage(), began, time.Since(began))
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: id}, nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // defaultStopGrace is how long Run waits for running calls when it is told to stop.
@@ -30,6 +32,10 @@ type Options struct {
 	Logger   *slog.Logger
 	// Registry takes the metrics of the calls; nil for none.
 	Registry prometheus.Registerer
+	// Operations lists the calls that run; nil for a list that nobody sees.
+	Operations *operation.Registry
+	// ImagePulled, if set, is told of each image that was pulled for a pod.
+	ImagePulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration)
 	// StopGrace is how long Run waits for running calls when its context ends.
 	StopGrace time.Duration
 }
@@ -57,6 +63,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Operations == nil {
+		o.Operations = &operation.Registry{}
 	}
 	if o.StopGrace == 0 {
 		o.StopGrace = defaultStopGrace
@@ -88,7 +97,7 @@ func New(o Options) (*Server, error) {
 			cgroupDriver: o.CgroupDriver,
 		},
 	}
-	s.images = &imageServer{images: o.Images}
+	s.images = &imageServer{images: o.Images, pulled: o.ImagePulled}
 	return s, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-cri/berth/imageservice/reference"
 	"github.com/berth-cri/berth/imageservice/registry"
 	"github.com/berth-cri/berth/imageservice/store"
+	"github.com/berth-cri/berth/operation"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
@@ -38,10 +39,11 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if err != nil {
 		return "", fmt.Errorf("pull image: %w", err)
 	}
-	p, err := s.joinPull(ref, r)
+	p, err := s.joinPull(ctx, ref, r)
 	if err != nil {
 		return "", fmt.Errorf("pull image %q: %w", name, err)
 	}
+	defer p.joined(ctx)()
 	select {
 	case <-p.done:
 	case <-ctx.Done():
@@ -59,9 +61,12 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 // pull is one running pull.
 type pull struct {
 	s    *Service
+	by   *operation.Operation // that began it
 	ref  reference.Reference
 	spec *runtimeapi.ImageSpec
-	auth *authn.AuthConfig
+	// endStage ends the stage of the operation that the pull is in; nil in none.
+	endStage func(error)
+	auth     *authn.AuthConfig
 
 	progress progress
 	done     chan struct{} // closed when the rest is set
@@ -70,7 +75,7 @@ type pull struct {
 }
 
 // joinPull returns the running pull for the same request, or starts it.
-func (s *Service) joinPull(ref reference.Reference, r *runtimeapi.PullImageRequest) (*pull, error) {
+func (s *Service) joinPull(ctx context.Context, ref reference.Reference, r *runtimeapi.PullImageRequest) (*pull, error) {
 	auth := authFor(ref, r.GetAuth())
 	key := pullKey(ref, auth)
 	s.mu.Lock()
@@ -81,11 +86,14 @@ func (s *Service) joinPull(ref reference.Reference, r *runtimeapi.PullImageReque
 	if p, ok := s.pulls[key]; ok {
 		return p, nil
 	}
-	p := &pull{s: s, ref: ref, spec: r.GetImage(), auth: auth, done: make(chan struct{})}
+	p := &pull{s: s, by: operation.From(ctx), ref: ref, spec: r.GetImage(), auth: auth, done: make(chan struct{})}
 	p.progress.begin(ref.String())
 	s.pulls[key] = p
+	release := operation.Hold(ctx)
+	work := operation.Carry(s.pullCtx, ctx)
 	s.running.Go(func() {
-		p.id, p.err = p.runGuarded(s.pullCtx)
+		defer release()
+		p.id, p.err = p.runGuarded(work)
 		s.counters.pulls.Add(1)
 		if p.err != nil {
 			s.counters.pullErrors.Add(1)
@@ -157,6 +165,8 @@ func (p *pull) runGuarded(ctx context.Context) (id digest.Digest, err error) {
 // run is the pull from end to end.
 func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	start := time.Now()
+	defer func() { p.stageOver(err) }()
+	p.stage(ctx, StageResolve)
 	repo, err := p.open()
 	if err != nil {
 		return "", err
@@ -166,13 +176,13 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	if err != nil {
 		return "", err
 	}
-	p.progress.stage(StageLayers)
+	fetching := p.stage(ctx, StageLayers)
 	lease := p.s.store.Lease()
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	if err := p.fetchLayers(ctx, repo, found, lease); err != nil {
+	if err := p.fetchLayers(fetching, repo, found, lease); err != nil {
 		return "", err
 	}
-	p.progress.stage(StageCommit)
+	p.stage(ctx, StageCommit)
 	if err := p.record(found); err != nil {
 		return "", err
 	}
@@ -248,7 +258,7 @@ func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolve
 }
 
 func (p *pull) fetchConfig(ctx context.Context, repo *registry.Repository, r *resolved, size int64) error {
-	p.progress.stage(StageConfig)
+	p.stage(ctx, StageConfig)
 	var err error
 	if r.config, err = repo.Blob(ctx, r.id, size, manifest.MaxConfigSize); err != nil {
 		return err
@@ -278,7 +288,9 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 		}
 		seen[diffID] = true
 		g.Go(func() error {
+			ctx, traced := operation.Trace(ctx, "layer", "berth.layer.digest", desc.Digest.String())
 			err := p.s.getLayer(ctx, layerRequest{repo: repo, desc: desc, diffID: diffID, bar: bars[i], lease: lease})
+			traced(err)
 			if err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}

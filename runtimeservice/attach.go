@@ -21,6 +21,7 @@ func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	if err := c.requireAttachable(); err != nil {
 		return err
 	}

@@ -46,16 +46,16 @@ type container struct {
 	resources atomic.Pointer[runtimeapi.LinuxContainerResources]
 
 	// op is held by one who starts, updates or removes the container.
-	op lock
+	op *lock
 	// limits is held by one who reads the specification to start the container, or who
 	// changes the limits in it. It is never held while a plugin is waited for.
-	limits lock
+	limits *lock
 	// spec is there from creation to start; later it is read from disk. limits guards it.
 	spec *specs.Spec
 
 	// plugins is held by one who tells plugins of the container, and guards what they
 	// have been told. It is taken after op and before limits.
-	plugins     lock
+	plugins     *lock
 	toldStopped bool
 	toldRemoved bool
 
@@ -69,7 +69,7 @@ type container struct {
 	exited chan struct{}
 
 	// releasing is held by one who gives back what an ended process leaves.
-	releasing lock
+	releasing *lock
 	released  bool
 }
 
@@ -90,10 +90,10 @@ func newContainer(rec *record.Container, sb *sandbox, store *record.Store[record
 		sandbox:   sb,
 		store:     store,
 		config:    config,
-		op:        newLock(),
-		limits:    newLock(),
-		plugins:   newLock(),
-		releasing: newLock(),
+		op:        newLock("container " + rec.ID),
+		limits:    newLock("the limits of container " + rec.ID),
+		plugins:   newLock("the plugins of container " + rec.ID),
+		releasing: newLock("the release of container " + rec.ID),
 		exited:    make(chan struct{}),
 	}
 	if err := c.decode(rec, config); err != nil {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
 	"github.com/berth-cri/berth/runtimeservice/record"
@@ -33,6 +34,7 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	if err != nil {
 		return "", err
 	}
+	aboutSandbox(ctx, sb)
 	if err := validateContainer(sb, config); err != nil {
 		return "", err
 	}
@@ -49,7 +51,8 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 			return "", err
 		}
 		defer sb.leave()
-		return s.createContainer(ctx, sb, config)
+		ctx, timings := collectStart(ctx)
+		return s.createContainer(ctx, sb, config, timings)
 	})
 	if err != nil {
 		return "", fmt.Errorf("create container %q (attempt %d) in sandbox %s: %w", key.name, key.attempt, sb.id, err)
@@ -74,8 +77,10 @@ func (s *Service) containerDelivered(id string) {
 
 // createContainer makes the container, or undoes what it has made of it. The
 // caller has joined the sandbox.
-func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig) (id string, err error) {
-	rec, image, err := s.newContainerRecord(ctx, sb, config)
+func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig, timings *operation.Timings) (id string, err error) {
+	looking, found := operation.Stage(ctx, stageImage)
+	rec, image, err := s.newContainerRecord(looking, sb, config)
+	found(err)
 	if err != nil {
 		return "", err
 	}
@@ -95,14 +100,17 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 			s.leave(leftover{id: rec.ID, purge: s.purgeContainer})
 		}
 	}()
-	if err := s.mountContainerRootfs(ctx, rec, &u); err != nil {
+	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, rec, &u) }); err != nil {
 		return "", err
 	}
-	volumes, err := s.makeVolumes(ctx, rec.ID, config, image)
+	building, built := operation.Stage(ctx, stageCreate)
+	volumes, err := s.makeVolumes(building, rec.ID, config, image)
 	if err != nil {
+		built(err)
 		return "", err
 	}
-	ociSpec, resolved, err := s.buildSpec(ctx, sb, rec, config, image, volumes)
+	ociSpec, resolved, err := s.buildSpec(building, sb, rec, config, image, volumes)
+	built(err)
 	if err != nil {
 		return "", err
 	}
@@ -112,7 +120,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	created := *rec
 	turn := s.pluginTurn()
 	defer turn.End()
-	ociSpec, evictions, err := s.adjustByPlugins(ctx, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
+	adjusting, adjusted := operation.Stage(ctx, stagePlugins)
+	ociSpec, evictions, err := s.adjustByPlugins(adjusting, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
+	adjusted(err)
 	if err != nil {
 		return "", err
 	}
@@ -127,6 +137,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		return "", err
 	}
 	created.State = record.Created
+	created.Start = s.startSteps(timings)
 	c, err := newContainer(&created, sb, s.containerRecords)
 	if err != nil {
 		return "", err

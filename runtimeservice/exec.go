@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
@@ -168,6 +169,7 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 	if err != nil {
 		return monitor.Exit{}, err
 	}
+	aboutContainer(ctx, c)
 	p, err := openPipes(in != nil, out != nil, errOut != nil)
 	if err != nil {
 		return monitor.Exit{}, err
@@ -214,7 +216,9 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 
 // awaitExec waits for the end of the process; when ctx ends first it makes it.
 func (s *Service) awaitExec(ctx context.Context, c *container, started Execution) (monitor.Exit, error) {
+	waited := operation.Wait(ctx, func() string { return "the end of the command" })
 	exit, err := started.Wait(ctx)
+	waited()
 	if err == nil {
 		return exit, nil
 	}
@@ -234,6 +238,7 @@ func (s *Service) execTerminal(ctx context.Context, id string, cmd []string, in 
 	if err != nil {
 		return monitor.Exit{}, err
 	}
+	aboutContainer(ctx, c)
 	started, console, err := s.opts.Processes.Exec(ctx, monitor.ExecRequest{ContainerID: c.id, Process: process})
 	if err != nil {
 		return monitor.Exit{}, err

@@ -7,6 +7,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
@@ -62,6 +63,7 @@ func (s *Service) exitedWith(c *container, exit monitor.Exit) {
 // in the background.
 func (s *Service) releaseEnded(c *container) {
 	s.inBackground("release container", func(ctx context.Context) error {
+		aboutContainer(ctx, c)
 		err := s.releaseContainer(ctx, c)
 		s.tellContainerEnded(ctx, c)
 		return err
@@ -131,10 +133,10 @@ func (s *Service) releaseContainer(ctx context.Context, c *container) error {
 	if c.needsSaving() {
 		return nil // what the monitor keeps is all there is; retryUnsaved comes back
 	}
-	if err := s.opts.Processes.Delete(ctx, c.id); err != nil {
+	if err := operation.Do(ctx, "remove processes", func(ctx context.Context) error { return s.opts.Processes.Delete(ctx, c.id) }); err != nil {
 		return fmt.Errorf("remove processes of container %s: %w", c.id, err)
 	}
-	if err := s.opts.RootFilesystems.UnmountRootfs(ctx, c.id); err != nil {
+	if err := operation.Do(ctx, "unmount", func(ctx context.Context) error { return s.opts.RootFilesystems.UnmountRootfs(ctx, c.id) }); err != nil {
 		return fmt.Errorf("unmount root file system of container %s: %w", c.id, err)
 	}
 	c.released = true

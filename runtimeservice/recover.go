@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
@@ -198,7 +199,7 @@ func (s *Service) compare(running []monitor.Container) error {
 			s.exitedWith(c, *m.Exit)
 		case ok:
 			// The daemon may have died between the start and its record.
-			if err := s.startedWith(c, monitor.Started{Pid: m.Pid, StartedAt: m.StartedAt}); err != nil {
+			if err := s.startedWith(c, monitor.Started{Pid: m.Pid, StartedAt: m.StartedAt}, nil); err != nil {
 				return fmt.Errorf("take up container %s: %w", c.id, err)
 			}
 		case rec.State == record.Created && rec.BootID == s.opts.BootID && c.sandbox.requireReady() == nil:
@@ -377,9 +378,11 @@ func (s *Service) purgeAll(ctx context.Context, items []leftover) []leftover {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
+			ctx, op := s.opts.Operations.Begin(ctx, "background: remove leftover", operation.Subject{ContainerID: item.id}, operation.Options{})
 			ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
 			defer cancel()
 			err := item.purge(ctx, item.id)
+			op.End(err)
 			if err == nil || errors.Is(ctx.Err(), context.Canceled) {
 				return
 			}

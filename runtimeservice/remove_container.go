@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
@@ -20,6 +21,7 @@ func (s *Service) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	return s.detached(ctx, removeContainerTimeout, func(ctx context.Context) error { return s.removeContainer(ctx, c) })
 }
 
@@ -39,7 +41,7 @@ func (s *Service) removeStopped(ctx context.Context, c *container) error {
 	if _, ok := s.containers.get(c.id); !ok {
 		return nil // another call was faster
 	}
-	if err := s.stopRun(c, 0).wait(ctx); err != nil {
+	if err := s.stopRun(ctx, c, 0).wait(ctx); err != nil {
 		return err
 	}
 	if err := s.beginRemoval(ctx, c); err != nil {
@@ -78,10 +80,10 @@ func (s *Service) beginRemoval(ctx context.Context, c *container) error {
 // purgeContainer removes what a container of that ID may have, its record last;
 // idempotent. No container in the table has the ID, or it is being removed.
 func (s *Service) purgeContainer(ctx context.Context, id string) error {
-	if err := s.opts.Processes.Delete(ctx, id); err != nil {
+	if err := operation.Do(ctx, "remove processes", func(ctx context.Context) error { return s.opts.Processes.Delete(ctx, id) }); err != nil {
 		return fmt.Errorf("remove processes: %w", err)
 	}
-	if err := s.removeRootfs(ctx, id); err != nil {
+	if err := operation.Do(ctx, "unmount", func(ctx context.Context) error { return s.removeRootfs(ctx, id) }); err != nil {
 		return err
 	}
 	if err := s.specs.Delete(id); err != nil {

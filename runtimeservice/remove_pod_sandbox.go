@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
@@ -25,10 +26,13 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	}
 	s.markSandbox(sb, func(rec *record.Sandbox) { rec.State = record.Removing })
 	var group errgroup.Group
+	removing, removed := operation.Stage(ctx, "remove containers")
 	for _, c := range sb.all() {
-		group.Go(func() error { return s.removeContainer(ctx, c) })
+		group.Go(func() error { return s.removeContainer(removing, c) })
 	}
-	if err := group.Wait(); err != nil {
+	err := group.Wait()
+	removed(err)
+	if err != nil {
 		return err
 	}
 	s.opts.Network.Release(ctx, sb.id)

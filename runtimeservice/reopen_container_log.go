@@ -10,6 +10,7 @@ func (s *Service) ReopenContainerLog(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	if err := c.requireRunning(); err != nil {
 		return err
 	}

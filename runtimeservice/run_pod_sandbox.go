@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cni"
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
@@ -66,6 +67,7 @@ func (s *Service) sandboxDelivered(id string) {
 
 // runSandbox makes the sandbox, or undoes what it has made of it.
 func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (id string, err error) {
+	ctx, timings := collectStart(ctx)
 	parent, err := s.sandboxCgroupParent(config)
 	if err != nil {
 		return "", err
@@ -87,6 +89,7 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 		PodInit:         sharesPID(config),
 	}
 	sb := newSandbox(rec, config, s.sandboxRecords)
+	aboutSandbox(ctx, sb)
 	if err := s.sandboxRecords.Put(sb.id, rec); err != nil {
 		return "", err
 	}
@@ -103,23 +106,29 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 			s.leave(leftover{id: sb.id, purge: s.purgeSandbox})
 		}
 	}()
-	for _, step := range []func(context.Context, *sandbox, *undo.Stack) error{
-		s.makeLogDirectory,
-		s.makeNamespaces,
-		s.writePodFiles,
-		s.attachNetwork,
-		s.startPodInit,
+	for _, step := range []struct {
+		stage string
+		do    func(context.Context, *sandbox, *undo.Stack) error
+	}{
+		{"log directory", s.makeLogDirectory},
+		{stageNamespaces, s.makeNamespaces},
+		{stageFiles, s.writePodFiles},
+		{stageNetwork, s.attachNetwork},
+		{stageInit, s.startPodInit},
 	} {
-		if err := step(ctx, sb, &u); err != nil {
+		if err := operation.Do(ctx, step.stage, func(ctx context.Context) error { return step.do(ctx, sb, &u) }); err != nil {
 			return "", err
 		}
 	}
 	turn := s.pluginTurn()
 	defer turn.End()
-	if err := s.tellPodRuns(ctx, turn, sb, &u); err != nil {
+	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.tellPodRuns(ctx, turn, sb, &u) }); err != nil {
 		return "", err
 	}
-	if err := sb.update(func(rec *record.Sandbox) { rec.State = record.Ready }); err != nil {
+	if err := sb.update(func(rec *record.Sandbox) {
+		rec.State = record.Ready
+		rec.Start = s.startSteps(timings)
+	}); err != nil {
 		return "", err
 	}
 	u.Release()

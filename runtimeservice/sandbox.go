@@ -136,7 +136,7 @@ func (sb *sandbox) join(ctx context.Context) error {
 	if err := sb.requireReady(); err != nil {
 		return err
 	}
-	if err := sb.members.Acquire(ctx, 1); err != nil {
+	if err := sb.acquireMembers(ctx, 1); err != nil {
 		return err
 	}
 	if err := sb.requireReady(); err != nil {

@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/events"
 	"github.com/berth-cri/berth/runtimeservice/join"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
@@ -90,6 +91,11 @@ type Options struct {
 	// Info adds keys to the verbose answer of Status; every value is JSON. May
 	// be nil.
 	Info func() map[string]string
+	// Operations lists what is done in the background; may be nil.
+	Operations *operation.Registry
+	// ObserveStart is told of each stage of a pod's start, and how long it took;
+	// may be nil.
+	ObserveStart func(stage string, took time.Duration)
 	// Logger may be nil.
 	Logger *slog.Logger
 
@@ -268,9 +274,11 @@ func (s *Service) StreamEvents(ctx context.Context, send func(*runtimeapi.Contai
 // ctx ends first its error is returned and fn goes on.
 func (s *Service) detached(ctx context.Context, timeout time.Duration, fn func(context.Context) error) error {
 	done := make(chan error, 1)
+	release := operation.Hold(ctx)
 	s.background.Add(1)
 	go func() {
 		defer s.background.Done()
+		defer release()
 		defer func() {
 			if p := recover(); p != nil {
 				done <- fmt.Errorf("panic: %v\n%s: %w", p, debug.Stack(), errdefs.ErrInternal)
@@ -293,14 +301,17 @@ func (s *Service) inBackground(what string, fn func(context.Context) error) {
 	s.background.Add(1)
 	go func() {
 		defer s.background.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), removeSandboxTimeout)
+		ctx, op := s.opts.Operations.Begin(context.Background(), "background: "+what, operation.Subject{}, operation.Options{})
+		ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
 		defer cancel()
+		var err error
+		defer func() { op.End(err) }()
 		defer func() {
 			if p := recover(); p != nil {
 				s.log.Error(what, "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
-		if err := fn(ctx); err != nil {
+		if err = fn(ctx); err != nil {
 			s.log.Error(what, "error", err)
 		}
 	}()

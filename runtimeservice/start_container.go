@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 	"github.com/berth-cri/berth/runtimeservice/record"
@@ -29,6 +30,7 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	_, err = s.starts.Do(ctx, c.id, func(ctx context.Context) (struct{}, error) {
 		s.background.Add(1)
 		defer s.background.Done()
@@ -48,6 +50,7 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		return fmt.Errorf("start container %s: wait for other calls: %w", c.id, err)
 	}
 	defer c.op.release()
+	ctx, timings := collectStart(ctx)
 	if state := c.state(); state != record.Created {
 		return fmt.Errorf("start container %s: it is %s, only a created container can be started: %w", c.id, state, errdefs.ErrFailedPrecondition)
 	}
@@ -55,10 +58,10 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		return fmt.Errorf("start container %s: wait for plugins: %w", c.id, err)
 	}
 	defer c.plugins.release()
-	if err := s.tellContainerStarts(ctx, c); err != nil {
+	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.tellContainerStarts(ctx, c) }); err != nil {
 		return s.startFailed(ctx, c, fmt.Errorf("start container %s: %w", c.id, err))
 	}
-	if err := s.startProcess(ctx, c); err != nil {
+	if err := s.startProcess(ctx, c, timings); err != nil {
 		return err
 	}
 	s.tellContainerStarted(ctx, c)
@@ -66,7 +69,7 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 }
 
 // startProcess is called with c.op held.
-func (s *Service) startProcess(ctx context.Context, c *container) error {
+func (s *Service) startProcess(ctx context.Context, c *container, timings *operation.Timings) error {
 	if err := c.limits.acquire(ctx); err != nil {
 		return fmt.Errorf("start container %s: wait for an update: %w", c.id, err)
 	}
@@ -76,7 +79,8 @@ func (s *Service) startProcess(ctx context.Context, c *container) error {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	clients := c.takeEarly()
-	started, err := s.opts.Processes.Start(ctx, monitor.StartRequest{
+	starting, began := operation.Stage(ctx, stageStart)
+	started, err := s.opts.Processes.Start(starting, monitor.StartRequest{
 		ID:            c.id,
 		Spec:          ociSpec,
 		SystemdCgroup: s.opts.SystemdCgroup,
@@ -85,12 +89,13 @@ func (s *Service) startProcess(ctx context.Context, c *container) error {
 		StdinOnce:     c.config.GetStdinOnce(),
 		Attach:        attachRequests(clients),
 	})
+	began(err)
 	tellStarted(clients, started, err)
 	c.spec = nil
 	if err != nil {
 		return s.startFailed(ctx, c, err)
 	}
-	return s.startedWith(c, started)
+	return s.startedWith(c, started, s.startSteps(timings))
 }
 
 // specToStart is the specification as it holds now.
@@ -130,9 +135,10 @@ func (s *Service) specToStart(c *container) (*specs.Spec, error) {
 
 // startedWith records a start. The process can have ended before: then its end
 // stays, and only the time of its start is filled in.
-func (s *Service) startedWith(c *container, started monitor.Started) error {
+func (s *Service) startedWith(c *container, started monitor.Started, steps []record.Step) error {
 	var runs bool
 	err := c.update(func(rec *record.Container) {
+		rec.Start = append(slices.Clip(rec.Start), steps...)
 		rec.StartedAt, rec.Pid = started.StartedAt.UnixNano(), started.Pid
 		if runs = rec.State == record.Created; runs {
 			rec.State = record.Running

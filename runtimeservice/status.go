@@ -223,7 +223,9 @@ func (s *Service) sandboxInfo(sb *sandbox) (map[string]string, error) {
 		Handler      string            `json:"runtimeHandler"`
 		CNIResult    json.RawMessage   `json:"cniResult,omitempty"`
 		Config       json.RawMessage   `json:"config"`
+		Start        []startStep       `json:"start"`
 	}{
+		Start:        podStart(sb),
 		State:        rec.State,
 		Reason:       rec.Reason,
 		Namespaces:   maps.Clone(rec.Namespaces),
@@ -260,7 +262,9 @@ func (s *Service) containerInfo(c *container) (map[string]string, error) {
 		Rootfs     string          `json:"rootfs"`
 		Spec       *specs.Spec     `json:"runtimeSpec"`
 		Config     json.RawMessage `json:"config"`
+		Start      []startStep     `json:"start"`
 	}{
+		Start:      shownSteps(rec.Start, c.key.name),
 		SandboxID:  c.sandbox.id,
 		Pid:        rec.Pid,
 		State:      rec.State,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
@@ -38,6 +39,7 @@ func (s *Service) StopContainer(ctx context.Context, id string, timeout time.Dur
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	if err := s.stopContainer(ctx, c, max(timeout, 0)); err != nil {
 		return fmt.Errorf("stop container %s: %w", c.id, err)
 	}
@@ -46,6 +48,7 @@ func (s *Service) StopContainer(ctx context.Context, id string, timeout time.Dur
 
 // stopping is one run of stopping a container, shared by all who ask for it.
 type stopping struct {
+	by   *operation.Operation
 	done chan struct{} // closed when err is set
 	err  error
 
@@ -54,8 +57,8 @@ type stopping struct {
 	sooner   chan struct{} // has an element when deadline was moved up
 }
 
-// by moves the deadline up, never down.
-func (st *stopping) by(deadline time.Time) {
+// moveUp moves the deadline up, never down.
+func (st *stopping) moveUp(deadline time.Time) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !deadline.Before(st.deadline) {
@@ -81,7 +84,7 @@ func (s *Service) stopContainer(ctx context.Context, c *container, timeout time.
 	if err := c.op.acquire(ctx); err != nil {
 		return err
 	}
-	st := s.stopRun(c, timeout)
+	st := s.stopRun(ctx, c, timeout)
 	c.op.release()
 	if err := st.wait(ctx); err != nil {
 		return err
@@ -95,6 +98,9 @@ func (st *stopping) wait(ctx context.Context) error {
 	if st == nil {
 		return nil
 	}
+	if st.by != operation.From(ctx) {
+		defer operation.Wait(ctx, func() string { return fmt.Sprintf("%v, which stops the container", st.by) })()
+	}
 	select {
 	case <-st.done:
 		return st.err
@@ -105,23 +111,26 @@ func (st *stopping) wait(ctx context.Context) error {
 
 // stopRun returns the run that stops the container, a new one if there is none;
 // nil if there is nothing to be stopped.
-func (s *Service) stopRun(c *container, timeout time.Duration) *stopping {
+func (s *Service) stopRun(ctx context.Context, c *container, timeout time.Duration) *stopping {
 	deadline := time.Now().Add(timeout)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stop != nil {
-		c.stop.by(deadline)
+		c.stop.moveUp(deadline)
 		return c.stop
 	}
 	if c.rec.Load().State != record.Running {
 		return nil
 	}
-	st := &stopping{done: make(chan struct{}), deadline: deadline, sooner: make(chan struct{}, 1)}
+	st := &stopping{by: operation.From(ctx), done: make(chan struct{}), deadline: deadline, sooner: make(chan struct{}, 1)}
 	c.stop = st
+	release := operation.Hold(ctx)
+	ctx = operation.Carry(context.Background(), ctx)
 	s.background.Add(1)
 	go func() {
 		defer s.background.Done()
-		err := s.stopWithin(c, st, timeout > 0)
+		defer release()
+		err := s.stopWithin(ctx, c, st, timeout > 0)
 		c.mu.Lock()
 		c.stop = nil
 		c.mu.Unlock()
@@ -131,21 +140,32 @@ func (s *Service) stopRun(c *container, timeout time.Duration) *stopping {
 	return st
 }
 
-func (s *Service) stopWithin(c *container, st *stopping, ask bool) error {
+func (s *Service) stopWithin(ctx context.Context, c *container, st *stopping, ask bool) error {
 	if ask {
-		s.askToEnd(c)
-		if waitUntil(c.exited, st) {
-			return s.releaseStopped(c)
+		if s.askAndWait(ctx, c, st) {
+			return s.releaseStopped(ctx, c)
 		}
 	}
-	if err := s.kill(c); err != nil {
+	if err := operation.Do(ctx, "kill", func(ctx context.Context) error { return s.kill(ctx, c) }); err != nil {
 		return err
 	}
-	return s.releaseStopped(c)
+	return s.releaseStopped(ctx, c)
 }
 
-func (s *Service) askToEnd(c *container) {
-	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+// askAndWait sends the stop signal and tells whether the process ended by the
+// deadline.
+func (s *Service) askAndWait(ctx context.Context, c *container, st *stopping) bool {
+	ctx, end := operation.Stage(ctx, "stop signal")
+	defer end(nil)
+	s.askToEnd(ctx, c)
+	defer operation.Wait(ctx, func() string {
+		return fmt.Sprintf("the container to end after signal %d; it is killed in %s", c.stopSignal(), max(0, st.remaining()).Round(time.Second/10))
+	})()
+	return waitUntil(c.exited, st)
+}
+
+func (s *Service) askToEnd(ctx context.Context, c *container) {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	err := s.opts.Processes.Signal(ctx, c.id, c.stopSignal(), false)
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -172,9 +192,10 @@ func waitUntil(exited <-chan struct{}, st *stopping) bool {
 }
 
 // kill kills all processes of the container and waits for their end.
-func (s *Service) kill(c *container) error {
-	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+func (s *Service) kill(ctx context.Context, c *container) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
+	defer operation.Wait(ctx, func() string { return "the end of the container's processes after SIGKILL" })()
 	again := time.NewTicker(killAgainEvery)
 	defer again.Stop()
 	var (
@@ -202,8 +223,8 @@ func (s *Service) kill(c *container) error {
 
 // releaseStopped is releaseContainer for one who is told that it is stopped, and
 // may take that for none of its processes being there.
-func (s *Service) releaseStopped(c *container) error {
-	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+func (s *Service) releaseStopped(ctx context.Context, c *container) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	return s.releaseContainer(ctx, c)
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
@@ -32,8 +33,9 @@ func (s *Service) endSandbox(ctx context.Context, id, verb string, timeout time.
 	if err != nil {
 		return err
 	}
+	aboutSandbox(ctx, sb)
 	s.closeGate(sb)
-	if err := sb.members.Acquire(ctx, wholeSandbox); err != nil {
+	if err := sb.acquireMembers(ctx, wholeSandbox); err != nil {
 		return fmt.Errorf("%s sandbox %s: wait for containers being made and for other calls: %w", verb, sb.id, err)
 	}
 	err = s.detached(ctx, timeout, func(ctx context.Context) error {
@@ -63,6 +65,7 @@ func (s *Service) closeGate(sb *sandbox) {
 // stopSandbox is called with the whole of sb.members.
 func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 	var group errgroup.Group
+	ctx, ended := operation.Stage(ctx, "stop containers")
 	for _, c := range sb.all() {
 		group.Go(func() error {
 			if err := s.stopContainer(ctx, c, 0); err != nil {
@@ -71,7 +74,9 @@ func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	err := group.Wait()
+	ended(err)
+	if err != nil {
 		return err
 	}
 	return s.releaseSandbox(ctx, sb)
@@ -89,6 +94,8 @@ func (s *Service) releaseSandbox(ctx context.Context, sb *sandbox) error {
 		s.detachNetwork(ctx, sb.id)
 	}
 	var errs []error
+	ctx, end := operation.Stage(ctx, "give back")
+	defer func() { end(errors.Join(errs...)) }()
 	if rec.PodInit {
 		if err := s.opts.Processes.Delete(ctx, sb.id); err != nil {
 			errs = append(errs, fmt.Errorf("end the pod's init: %w", err))
@@ -107,7 +114,7 @@ func (s *Service) releaseSandbox(ctx context.Context, sb *sandbox) error {
 
 // detachNetwork leaves a failure to the network, which has the debt on record.
 func (s *Service) detachNetwork(ctx context.Context, id string) {
-	if err := s.opts.Network.Detach(ctx, id); err != nil {
+	if err := operation.Do(ctx, stageNetwork, func(ctx context.Context) error { return s.opts.Network.Detach(ctx, id) }); err != nil {
 		s.log.Warn("detach sandbox from network; it stays a debt and is tried again", "sandbox", id, "error", err)
 	}
 }

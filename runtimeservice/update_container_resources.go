@@ -25,6 +25,7 @@ func (s *Service) UpdateContainerResources(ctx context.Context, req *runtimeapi.
 	if err != nil {
 		return err
 	}
+	aboutContainer(ctx, c)
 	if req.GetLinux() == nil {
 		return invalid("linux", "is absent")
 	}

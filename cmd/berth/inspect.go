@@ -165,6 +165,9 @@ func (a *app) printInspections(found []inspection, flags *inspectFlags) error {
 			if err := output.Pairs(a.stdout, summary(one)); err != nil {
 				return err
 			}
+			if err := printStart(a.stdout, startRecord(one)); err != nil {
+				return err
+			}
 		}
 		return nil
 	case len(found) == 1:

@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/berth-cri/berth/cmd/berthd/internal/monitoring"
 	"github.com/berth-cri/berth/cni"
 	"github.com/berth-cri/berth/config"
 	"github.com/berth-cri/berth/cri"
@@ -57,10 +58,13 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 		},
 		Services: func(r grpc.ServiceRegistrar) {
 			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
+			berthapi.RegisterOperations(r, berthapi.Operations{Registry: s.Operations})
 		},
-		Logger:    s.Logger,
-		Registry:  s.Registry,
-		StopGrace: cfg.Deadlines.Shutdown,
+		Logger:      s.Logger,
+		Registry:    s.Registry,
+		Operations:  s.Operations,
+		ImagePulled: runtime.ImagePulled,
+		StopGrace:   cfg.Deadlines.Shutdown,
 	})
 	if err != nil {
 		return err
@@ -105,11 +109,12 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 
 func newNetworks(cfg config.Config, s *surface) *cni.Networks {
 	return cni.New(cni.Options{
-		ConfDirs: cfg.Network.ConfDirs,
-		BinDirs:  cfg.Network.BinDirs,
-		StateDir: filepath.Join(cfg.Root, "cni"),
-		Timeout:  cfg.Network.Timeout,
-		Logger:   s.Logger,
+		ConfDirs:   cfg.Network.ConfDirs,
+		BinDirs:    cfg.Network.BinDirs,
+		StateDir:   filepath.Join(cfg.Root, "cni"),
+		Timeout:    cfg.Network.Timeout,
+		Operations: s.Operations,
+		Logger:     s.Logger,
 	})
 }
 
@@ -144,6 +149,8 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservic
 		Host:            host,
 		Defaults:        specDefaults(cfg.Runtime),
 		SystemdCgroup:   systemd,
+		Operations:      s.Operations,
+		ObserveStart:    monitoring.NewStartStages(s.Registry).Observe,
 		Logger:          s.Logger,
 	})
 }

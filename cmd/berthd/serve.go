@@ -17,6 +17,7 @@ import (
 	"github.com/berth-cri/berth/cmd/berthd/internal/systemd"
 	"github.com/berth-cri/berth/cmd/berthd/internal/unixsocket"
 	"github.com/berth-cri/berth/config"
+	"github.com/berth-cri/berth/operation"
 )
 
 // runFunc does the daemon's work in the surroundings that serve has set up,
@@ -58,16 +59,18 @@ func serve(ctx context.Context, flags *flags, run runFunc) error {
 	}
 	defer listener.Close()
 
+	operations := &operation.Registry{}
 	s := &surface{
-		Logger:   log,
-		Registry: newRegistry(),
-		Health:   &monitoring.Health{},
-		cfg:      cfg,
-		flags:    flags,
-		hangup:   hangup,
-		listener: listener,
-		notifier: notifier,
-		live:     map[string]func(config.Config){},
+		Logger:     log,
+		Registry:   newRegistry(operations),
+		Health:     &monitoring.Health{},
+		Operations: operations,
+		cfg:        cfg,
+		flags:      flags,
+		hangup:     hangup,
+		listener:   listener,
+		notifier:   notifier,
+		live:       map[string]func(config.Config){},
 	}
 	s.OnReload("log.level", func(c config.Config) { level.Set(logLevel(c.Log.Level)) })
 	log.Info("starting", "version", version, "pid", os.Getpid(), "root", cfg.Root, "state", cfg.State, "configuration", loaded.Files)
@@ -81,7 +84,7 @@ func runMonitored(ctx context.Context, s *surface, run runFunc) error {
 		return run(ctx, s.cfg, s)
 	}
 	server, err := monitoring.Listen(ctx, s.cfg.Metrics.Address, monitoring.Options{
-		Metrics: s.Registry, Health: s.Health, Pprof: s.cfg.Metrics.Pprof, Logger: s.Logger,
+		Metrics: s.Registry, Health: s.Health, Operations: s.Operations, Pprof: s.cfg.Metrics.Pprof, Logger: s.Logger,
 	})
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func runMonitored(ctx context.Context, s *surface, run runFunc) error {
 	return g.Wait()
 }
 
-func newRegistry() *prometheus.Registry {
+func newRegistry(operations *operation.Registry) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "berth_build_info",
@@ -106,7 +109,7 @@ func newRegistry() *prometheus.Registry {
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(info, monitoring.CollectOperations(operations), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
@@ -119,6 +122,8 @@ type surface struct {
 	Registry *prometheus.Registry
 	// Health decides about /healthz and the watchdog.
 	Health *monitoring.Health
+	// Operations lists what the daemon does.
+	Operations *operation.Registry
 
 	cfg      config.Config
 	flags    *flags

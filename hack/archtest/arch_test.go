@@ -61,6 +61,7 @@ func TestImportRules(t *testing.T) {
 		why  string
 	}{
 		{module + "config", []string{module}, "configuration is plain data"},
+		{module + "operation", []string{module, "google.golang.org/", "k8s.io/", "go.opentelemetry.io/", "github.com/"}, "all report to it, so it knows none"},
 		{module + "cni", []string{module + "cri", module + "runtimeservice", module + "imageservice"}, "networks know nothing of CRI"},
 		{module + "imageservice", []string{module + "runtimeservice", module + "cri"}, "images know nothing of containers' lives"},
 		{module + "runtimeservice", []string{module + "imageservice", module + "cri"}, "it declares what it needs of others"},

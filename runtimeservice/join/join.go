@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // Group joins calls by key. The zero value is ready.
@@ -29,6 +31,7 @@ type Group[K comparable, V any] struct {
 
 type call[V any] struct {
 	done    chan struct{} // closed when value and err are set
+	by      *operation.Operation
 	waiters int
 	value   V
 	err     error
@@ -43,20 +46,29 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	g.mu.Lock()
 	c, running := g.calls[key]
 	if !running {
-		c = &call[V]{done: make(chan struct{})}
+		c = &call[V]{done: make(chan struct{}), by: operation.From(ctx)}
 		if g.calls == nil {
 			g.calls = make(map[K]*call[V])
 		}
 		g.calls[key] = c
-		go g.run(context.WithoutCancel(ctx), key, c, fn)
+		release := operation.Hold(ctx)
+		go func() {
+			defer release()
+			g.run(context.WithoutCancel(ctx), key, c, fn)
+		}()
 	}
 	c.waiters++
 	g.mu.Unlock()
 
+	joined := func() {}
+	if running {
+		joined = operation.Wait(ctx, func() string { return fmt.Sprintf("%v for the same, which it has joined", c.by) })
+	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 	}
+	joined()
 
 	g.mu.Lock()
 	defer g.mu.Unlock()

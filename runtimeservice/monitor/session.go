@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 )
 
@@ -214,9 +215,12 @@ func (c *Client) current(ctx context.Context) (*session, error) {
 		if s != nil {
 			return s, nil
 		}
+		waited := operation.Wait(ctx, func() string { return "berth-monitor, which is not connected" })
 		select {
 		case <-changed:
+			waited()
 		case <-ctx.Done():
+			waited()
 			return nil, fmt.Errorf("wait for monitor: %w", ctx.Err())
 		}
 	}
@@ -224,7 +228,9 @@ func (c *Client) current(ctx context.Context) (*session, error) {
 
 // do is call on the current session. A request that the monitor has not looked
 // at is sent again to the next one, and so is one that may be repeated.
-func (c *Client) do(ctx context.Context, method protocol.Method, body any, fds []int, late func(*protocol.Frame)) (*protocol.Frame, error) {
+func (c *Client) do(ctx context.Context, method protocol.Method, body any, fds []int, late func(*protocol.Frame)) (_ *protocol.Frame, err error) {
+	ctx, end := operation.Stage(ctx, "monitor "+method.String())
+	defer func() { end(err) }()
 	for {
 		s, err := c.current(ctx)
 		if err != nil {

@@ -15,6 +15,8 @@
 // without any whole line is set aside.
 package record
 
+import "time"
+
 // State is how far a sandbox or a container has come, as far as the next start
 // needs to know. The finer state (does it run?) is asked of the monitor and of
 // the kernel.
@@ -66,6 +68,17 @@ type Sandbox struct {
 	Released bool `json:"released,omitempty"`
 	// Reason says why a sandbox is not ready.
 	Reason string `json:"reason,omitempty"`
+	// Start is how the pod came up, with the pulls for it.
+	Start []Step `json:"start,omitempty"`
+}
+
+// Step is a stage of a start.
+type Step struct {
+	Stage string `json:"stage"`
+	// Image is that of a pull.
+	Image   string        `json:"image,omitempty"`
+	BeganAt int64         `json:"beganAt"`
+	Took    time.Duration `json:"took"`
 }
 
 // Container is the record of a container.
@@ -100,4 +113,6 @@ type Container struct {
 	ExitCode   int32  `json:"exitCode,omitempty"`
 	Reason     string `json:"reason,omitempty"`
 	Message    string `json:"message,omitempty"`
+	// Start is how the container was created and started.
+	Start []Step `json:"start,omitempty"`
 }

@@ -35,9 +35,12 @@ func full(t *testing.T) *Container {
 		case reflect.Bool:
 			f.SetBool(true)
 		case reflect.Slice:
-			if f.Type().Elem().Kind() == reflect.Slice {
+			switch f.Type().Elem().Kind() {
+			case reflect.Struct:
+				f.Set(reflect.ValueOf([]Step{{Stage: "pull", Image: "i", BeganAt: 1, Took: 2}}))
+			case reflect.Slice:
 				f.Set(reflect.ValueOf([][]byte{{1}, {0, 255}}))
-			} else {
+			default:
 				f.SetBytes([]byte{byte(i), 0, 200})
 			}
 		default:

@@ -27,9 +27,10 @@ const maxMessageSize = 64 << 20
 
 // Client holds the services of one CRI socket.
 type Client struct {
-	Runtime  runtimeapi.RuntimeServiceClient
-	Images   runtimeapi.ImageServiceClient
-	Progress *berthapi.ImagesClient
+	Runtime    runtimeapi.RuntimeServiceClient
+	Images     runtimeapi.ImageServiceClient
+	Progress   *berthapi.ImagesClient
+	Operations *berthapi.OperationsClient
 
 	conn *grpc.ClientConn
 }
@@ -60,10 +61,11 @@ func Dial(address string, timeout time.Duration) (*Client, error) {
 		return nil, fmt.Errorf("connect to %q: %w", address, err)
 	}
 	return &Client{
-		Runtime:  runtimeapi.NewRuntimeServiceClient(conn),
-		Images:   runtimeapi.NewImageServiceClient(conn),
-		Progress: berthapi.NewImagesClient(conn),
-		conn:     conn,
+		Runtime:    runtimeapi.NewRuntimeServiceClient(conn),
+		Images:     runtimeapi.NewImageServiceClient(conn),
+		Progress:   berthapi.NewImagesClient(conn),
+		Operations: berthapi.NewOperationsClient(conn),
+		conn:       conn,
 	}, nil
 }
 

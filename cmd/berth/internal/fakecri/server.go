@@ -39,6 +39,8 @@ type Options struct {
 	RefuseUpgrade string
 	// Progress is served as berth.v1.Images if it is set.
 	Progress berthapi.ImagesServer
+	// Operations is served as berth.v1.Operations if it is set.
+	Operations berthapi.OperationsServer
 }
 
 // Server is a runtime that a test can look into.
@@ -98,6 +100,9 @@ func Start(t *testing.T, options Options) *Server {
 	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
 	runtimeapi.RegisterRuntimeServiceServer(g, &runtimeService{Server: s})
 	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
+	if options.Operations != nil {
+		berthapi.RegisterOperations(g, options.Operations)
+	}
 	if options.Progress != nil {
 		berthapi.RegisterImages(g, options.Progress)
 	}

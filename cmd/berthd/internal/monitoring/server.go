@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // headerTimeout is how long a client may take to say what it wants.
@@ -21,6 +23,8 @@ const headerTimeout = 10 * time.Second
 type Options struct {
 	Metrics prometheus.Gatherer
 	Health  *Health
+	// Operations are listed at /debug/ops; nil for none.
+	Operations *operation.Registry
 	// Pprof adds /debug/pprof.
 	Pprof  bool
 	Logger *slog.Logger
@@ -71,6 +75,9 @@ func handler(opts Options) http.Handler {
 		ErrorLog:      slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { serveHealth(w, r, opts.Health) })
+	if opts.Operations != nil {
+		mux.HandleFunc("GET /debug/ops", func(w http.ResponseWriter, _ *http.Request) { serveOperations(w, opts.Operations) })
+	}
 	if opts.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
