@@ -8,6 +8,7 @@ declare -A needs=(
   [gcc]="command -v gcc"
   [libc6-dev]="test -e /usr/include/stdio.h"
   [libseccomp-dev]="test -e /usr/include/seccomp.h"
+  [libisal-dev]="test -e /usr/include/isa-l/igzip_lib.h"
   [pkg-config]="command -v pkg-config"
   [busybox-static]="test -x /bin/busybox"
   [iptables]="command -v iptables"

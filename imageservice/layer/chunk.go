@@ -9,9 +9,8 @@ import (
 )
 
 const (
-	chunkSize       = 256 << 10
-	chunksInFlight  = 3 // between two stages
-	inflateReadSize = 64 << 10
+	chunkSize      = 256 << 10
+	chunksInFlight = 3 // between two stages
 )
 
 // errUpstream tells a stage that the one before it has failed, which has
@@ -71,6 +70,32 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// Next returns the rest of what is in hand, else the next chunk, without a copy. It
+// is valid until the next call.
+func (r *chunkReader) Next() ([]byte, error) {
+	for len(r.rest) == 0 {
+		if err := r.next(); err != nil {
+			return nil, err
+		}
+	}
+	piece := r.rest
+	r.rest = nil
+	return piece, nil
+}
+
+// peek returns what begins the stream; less than n bytes are all there are.
+func (r *chunkReader) peek(n int) ([]byte, error) {
+	for len(r.rest) == 0 {
+		if err := r.next(); err == io.EOF {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	// The stage before fills its chunks: a short one is the last.
+	return r.rest[:min(n, len(r.rest))], nil
 }
 
 func (r *chunkReader) next() error {

@@ -88,6 +88,11 @@ func (t *treeWriter) create(e entry, op string, f func() error) error {
 
 // replace removes what the archive wrote before under the same name.
 func (t *treeWriter) replace(e entry) error {
+	// The path of another directory may have led through it. e.parent stays open.
+	t.lastName = ""
+	if err := t.files.wait(); err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(e.parent, e.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "stat", Path: e.name, Err: err}
@@ -123,59 +128,82 @@ func roundUp(n uint64) uint64 { return (n + blockSize - 1) / blockSize * blockSi
 
 func (t *treeWriter) regular(e entry, r io.Reader) error {
 	var fd int
+	// The umask may take bits away and never adds any; what is missing is set later.
+	perm := mode(e.hdr) & 0o777
 	err := t.create(e, "create", func() (err error) {
-		fd, err = unix.Openat(e.parent, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = unix.Openat(e.parent, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	written, err := t.content(fd, e.hdr, r)
-	if err == nil {
-		err = setOwnerModeXattrs(fd, e.hdr)
+	f := newFile{fd: fd, hdr: e.hdr}
+	if isSparse(e.hdr) {
+		written, err := t.sparseContent(fd, e.hdr, r)
+		t.count(roundUp(uint64(written)))
+		return errors.Join(err, f.finish())
 	}
-	if err == nil {
-		err = setTimes(fd, "", e.hdr.ModTime)
-	}
-	// A file system may tell of a full disk only now.
-	err = errors.Join(err, unix.Close(fd))
-	t.count(roundUp(uint64(written)))
-	return err
+	t.count(roundUp(uint64(e.hdr.Size)))
+	return t.content(f, r)
 }
 
-// content copies the entry's bytes, and leaves holes where a sparse file has
-// them. It returns the bytes written.
-func (t *treeWriter) content(fd int, hdr *tar.Header, r io.Reader) (int64, error) {
-	sparse := isSparse(hdr)
-	if sparse {
-		if t.sparse += hdr.Size; t.sparse > maxSparseBytes || t.sparse < 0 {
-			return 0, fmt.Errorf("sparse files of more than %d bytes: %w", int64(maxSparseBytes), ErrHostile)
+// content hands the entry's bytes to those who write files. The end of a file, and
+// all of a small one, is written beside the next entries.
+func (t *treeWriter) content(f newFile, r io.Reader) error {
+	for {
+		part := newChunk(1)
+		n, err := io.ReadFull(r, part.space()[:min(chunkSize, f.hdr.Size-f.offset)])
+		if err != nil {
+			part.release()
+			return errors.Join(contentError(err), unix.Close(f.fd))
 		}
+		part.n = n
+		if f.offset+int64(n) == f.hdr.Size {
+			f.tail = part
+			return t.files.write(f)
+		}
+		err = pwriteAll(f.fd, part.bytes(), f.offset)
+		part.release()
+		if err != nil {
+			unix.Close(f.fd)
+			return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
+		}
+		f.offset += int64(n)
 	}
+}
+
+func contentError(err error) error {
+	if errors.Is(err, errUpstream) {
+		return err
+	}
+	return fmt.Errorf("read content: %w: %w", err, ErrHostile)
+}
+
+// sparseContent copies the entry's bytes, and leaves holes where they are zero. It
+// returns the bytes written.
+func (t *treeWriter) sparseContent(fd int, hdr *tar.Header, r io.Reader) (int64, error) {
+	if t.sparse += hdr.Size; t.sparse > maxSparseBytes || t.sparse < 0 {
+		return 0, fmt.Errorf("sparse files of more than %d bytes: %w", int64(maxSparseBytes), ErrHostile)
+	}
+	buf := newChunk(1)
+	defer buf.release()
 	var written, offset int64
 	for offset < hdr.Size {
-		buf := t.buf[:min(int64(len(t.buf)), hdr.Size-offset)]
-		n, err := io.ReadFull(r, buf)
+		part := buf.space()[:min(chunkSize, hdr.Size-offset)]
+		n, err := io.ReadFull(r, part)
 		if err != nil {
-			if errors.Is(err, errUpstream) {
-				return written, err
+			return written, contentError(err)
+		}
+		if !allZero(part) {
+			if err := pwriteAll(fd, part, offset); err != nil {
+				return written, &os.PathError{Op: "write", Path: hdr.Name, Err: err}
 			}
-			return written, fmt.Errorf("read content: %w: %w", err, ErrHostile)
+			written += int64(n)
 		}
-		if sparse && allZero(buf[:n]) {
-			offset += int64(n)
-			continue
-		}
-		if err := pwriteAll(fd, buf[:n], offset); err != nil {
-			return written, &os.PathError{Op: "write", Path: hdr.Name, Err: err}
-		}
-		written += int64(n)
 		offset += int64(n)
 	}
-	if sparse {
-		if err := unix.Ftruncate(fd, hdr.Size); err != nil {
-			return written, &os.PathError{Op: "truncate", Path: hdr.Name, Err: err}
-		}
+	if err := unix.Ftruncate(fd, hdr.Size); err != nil {
+		return written, &os.PathError{Op: "truncate", Path: hdr.Name, Err: err}
 	}
 	return written, nil
 }
@@ -385,11 +413,21 @@ func mode(hdr *tar.Header) uint32 { return uint32(hdr.Mode) & 0o7777 }
 // setOwnerModeXattrs keeps the order that the kernel asks for: chown clears
 // set-user-ID bits and capabilities.
 func setOwnerModeXattrs(fd int, hdr *tar.Header) error {
-	if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
-		return fmt.Errorf("chown: %w", err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
 	}
-	if err := unix.Fchmod(fd, mode(hdr)); err != nil {
-		return fmt.Errorf("chmod: %w", err)
+	// Most are as they should be: a look is much cheaper than a change.
+	chown := int(st.Uid) != hdr.Uid || int(st.Gid) != hdr.Gid
+	if chown {
+		if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
+			return fmt.Errorf("chown: %w", err)
+		}
+	}
+	if chown || st.Mode&0o7777 != mode(hdr) {
+		if err := unix.Fchmod(fd, mode(hdr)); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
 	}
 	return setXattrs(fd, hdr)
 }

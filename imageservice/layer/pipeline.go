@@ -1,14 +1,13 @@
 package layer
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -159,7 +158,7 @@ func fill(r io.Reader, buf []byte) (int, error) {
 func (p *pipeline) inflate(in <-chan *chunk, toHash, toTree chan<- *chunk, progress func(int64)) error {
 	src := &chunkReader{ctx: p.ctx, ch: in}
 	defer src.release()
-	plain, done, err := decompress(bufio.NewReaderSize(src, inflateReadSize))
+	plain, done, err := decompress(src, p.spec.Inflate)
 	if err != nil {
 		return err
 	}
@@ -202,19 +201,18 @@ func inflateError(err error) error {
 
 // decompress tells the compression by its first bytes: what manifests say of it
 // is not always so, and the digests decide in the end.
-func decompress(r *bufio.Reader) (io.Reader, func(), error) {
-	nothing := func() {}
-	magic, err := r.Peek(4)
-	if err != nil && err != io.EOF {
+func decompress(r *chunkReader, mode inflate.Mode) (io.Reader, func(), error) {
+	magic, err := r.peek(4)
+	if err != nil {
 		return nil, nil, inflateError(err)
 	}
 	switch {
 	case len(magic) >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
-		z, err := gzip.NewReader(r)
+		z, err := inflate.Gzip(r, mode)
 		if err != nil {
 			return nil, nil, inflateError(err)
 		}
-		return z, nothing, nil
+		return z, func() { z.Close() }, nil
 	case len(magic) == 4 && magic[0]&0xf0 == 0x50 && magic[1] == 0x2a && magic[2] == 0x4d && magic[3] == 0x18,
 		len(magic) == 4 && magic[0] == 0x28 && magic[1] == 0xb5 && magic[2] == 0x2f && magic[3] == 0xfd:
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -224,7 +222,7 @@ func decompress(r *bufio.Reader) (io.Reader, func(), error) {
 		}
 		return z, z.Close, nil
 	}
-	return r, nothing, nil
+	return r, func() {}, nil
 }
 
 func (p *pipeline) diffID(in <-chan *chunk) error {

@@ -17,6 +17,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ type Spec struct {
 	Digest digest.Digest // of the blob
 	Size   int64         // of the blob, bytes
 	DiffID digest.Digest // of the tar archive in it
+	// Inflate chooses the decoder of gzip.
+	Inflate inflate.Mode
 }
 
 // Result tells what was written.
@@ -92,6 +95,9 @@ func Unpack(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File, p
 	p := startPipeline(ctx, blob, spec, progress)
 	t := newTreeWriter(root)
 	err := guarded(func() error { return t.unpack(p.tar()) })
+	if werr := t.close(); err == nil {
+		err = werr
+	}
 	if err == nil || errors.Is(err, ErrHostile) {
 		// The archive ends before the stream does: the rest counts for the digests.
 		// Only when they are right it is the image that is hostile, and not a host

@@ -23,7 +23,6 @@ const (
 	// impliedDirMode is that of directories that the archive does not describe.
 	impliedDirMode = 0o755
 	blockSize      = 4096
-	copyBufferSize = 256 << 10
 	// maxLinks is how many links of one path may lead nowhere.
 	maxLinks = 8
 )
@@ -32,7 +31,6 @@ const (
 // goroutine.
 type treeWriter struct {
 	root *os.File
-	buf  []byte
 
 	dirs       []dirTime           // in the archive's order
 	implied    map[string]struct{} // directories that were not described
@@ -42,6 +40,13 @@ type treeWriter struct {
 	opaqueRoot bool
 	sparse     int64 // bytes that sparse files stand for
 	usage      usage
+
+	// last is the directory of the entry before. Entries come sorted by directory,
+	// and none that only adds a name changes where a path leads.
+	last     int
+	lastName string
+
+	files fileWriters
 }
 
 type usage struct{ bytes, inodes uint64 }
@@ -54,10 +59,45 @@ type dirTime struct {
 func newTreeWriter(root *os.File) *treeWriter {
 	return &treeWriter{
 		root:    root,
-		buf:     make([]byte, copyBufferSize),
 		implied: map[string]struct{}{".": {}},
 		usage:   usage{bytes: blockSize, inodes: 1},
+		last:    -1,
 	}
+}
+
+// close ends what goes on beside the entries, and gives back descriptors.
+func (t *treeWriter) close() error {
+	t.forget()
+	return t.files.wait()
+}
+
+// forget drops the directory that was looked up last: what comes next may lead
+// its path elsewhere.
+func (t *treeWriter) forget() {
+	if t.last >= 0 {
+		unix.Close(t.last)
+		t.last, t.lastName = -1, ""
+	}
+}
+
+// parentOf is openParent with the last directory at hand. The descriptor is the
+// writer's, and good until the next call.
+func (t *treeWriter) parentOf(dir string) (int, error) {
+	if dir == "" {
+		return int(t.root.Fd()), nil
+	}
+	if t.last >= 0 && dir == t.lastName {
+		return t.last, nil
+	}
+	t.forget()
+	fd, err := t.openParent(dir)
+	if err != nil {
+		return -1, err
+	}
+	if fd != int(t.root.Fd()) {
+		t.last, t.lastName = fd, dir
+	}
+	return fd, nil
 }
 
 func (t *treeWriter) result() Result {
@@ -135,12 +175,9 @@ func (t *treeWriter) entry(hdr *tar.Header, r io.Reader) error {
 		return t.rootEntry(hdr)
 	}
 	dir, base := path.Split(name)
-	parent, err := t.openParent(dir)
+	parent, err := t.parentOf(dir)
 	if err != nil {
 		return err
-	}
-	if parent != int(t.root.Fd()) {
-		defer unix.Close(parent)
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		if base == opaqueMarker && dir == "" {
