@@ -96,6 +96,7 @@ type Runtime struct {
 	Rlimits             map[string]Rlimit `yaml:"rlimits"`
 	PidsLimit           int64             `yaml:"pidsLimit"`
 	UnsetSeccompProfile string            `yaml:"unsetSeccompProfile"`
+	CdiSpecDirs         []string          `yaml:"cdiSpecDirs"`
 }
 
 // Values of Runtime.CgroupDriver and Runtime.UnsetSeccompProfile.

@@ -139,6 +139,7 @@ func (k *checker) runtime(c *Runtime) {
 		k.fail("runtime.pidsLimit", "%d is negative", c.PidsLimit)
 	}
 	k.oneOf("runtime.unsetSeccompProfile", c.UnsetSeccompProfile, SeccompUnconfined, SeccompRuntimeDefault)
+	k.paths("runtime.cdiSpecDirs", c.CdiSpecDirs)
 }
 
 func capabilityNames() []string {

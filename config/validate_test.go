@@ -61,6 +61,7 @@ func TestValidate(t *testing.T) {
 		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {-2, -2}} }},
 		{"runtime.pidsLimit", func(c *Config) { c.Runtime.PidsLimit = -1 }},
 		{"runtime.unsetSeccompProfile", func(c *Config) { c.Runtime.UnsetSeccompProfile = "unconfined" }},
+		{"runtime.cdiSpecDirs[1]", func(c *Config) { c.Runtime.CdiSpecDirs = []string{"/etc/cdi", "cdi"} }},
 		{"streaming.address", func(c *Config) { c.Streaming.Address = "localhost" }},
 		{"streaming.address", func(c *Config) { c.Streaming.Address = "0.0.0.0" }},
 		{"streaming.port", func(c *Config) { c.Streaming.Port = 65536 }},

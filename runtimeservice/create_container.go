@@ -114,6 +114,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err != nil {
 		return "", err
 	}
+	if err := s.injectDevices(ctx, ociSpec, config); err != nil {
+		return "", err
+	}
 	if err := makeLogParent(rec.LogPath); err != nil {
 		return "", err
 	}

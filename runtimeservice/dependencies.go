@@ -52,6 +52,13 @@ type Volumes interface {
 	MakeVolumes(ctx context.Context, containerID string, paths []string) ([]string, error)
 }
 
+// Devices edits specifications for devices of the Container Device Interface.
+type Devices interface {
+	// Inject edits the specification in place; ErrNotFound names a device that
+	// nothing describes.
+	Inject(ctx context.Context, s *specs.Spec, devices []string) error
+}
+
 // Network attaches pods to the node's network.
 type Network interface {
 	// Attach connects the pod. What it needs for Detach is on record before

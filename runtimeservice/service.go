@@ -79,6 +79,9 @@ type Options struct {
 	// Processes is the monitor's client; its OnExit must be Service.HandleExit.
 	Processes Processes
 
+	// Devices may be nil where CDI is turned off.
+	Devices Devices
+
 	// Host is what the machine can do; Defaults are for what requests leave open.
 	Host     *spec.Host
 	Defaults spec.Defaults

@@ -137,12 +137,17 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservic
 	if err != nil {
 		return nil, fmt.Errorf("find out what the host can do: %w", err)
 	}
+	devices, err := newDevices(cfg.Runtime, s.Logger)
+	if err != nil {
+		return nil, err
+	}
 	return runtimeservice.New(runtimeservice.Options{
 		Root:            cfg.Root,
 		State:           cfg.State,
 		Images:          images,
 		RootFilesystems: images,
 		Volumes:         images,
+		Devices:         devices,
 		Network:         networks,
 		Plugins:         plugins,
 		Processes:       processes,

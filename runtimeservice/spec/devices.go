@@ -24,7 +24,8 @@ type deviceTable struct {
 	rules []specs.LinuxDeviceCgroup
 }
 
-// buildDevices gives the container's devices. All access is denied first; each
+// buildDevices gives the container's devices, without those of CDI, which are
+// edited into the specification when it is built. All access is denied first; each
 // device of the request is then allowed as it says. A privileged container has
 // the node's devices and no restriction.
 func buildDevices(ctx context.Context, in *Input) (*deviceTable, error) {
@@ -33,9 +34,6 @@ func buildDevices(ctx context.Context, in *Input) (*deviceTable, error) {
 		if err := checkDevice("config.devices["+strconv.Itoa(i)+"]", d); err != nil {
 			return nil, err
 		}
-	}
-	if len(in.Container.GetCDIDevices()) > 0 {
-		return nil, unsupported("config.CDI_devices", "CDI devices are not implemented")
 	}
 	t := &deviceTable{}
 	if len(asked) > 0 {

@@ -165,9 +165,6 @@ func TestBadRequests(t *testing.T) {
 		{"sandbox_config.linux.security_context.namespace_options.userns_options", errdefs.ErrNotImplemented, func(in *Input) {
 			in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_TARGET}
 		}},
-		{"config.CDI_devices", errdefs.ErrNotImplemented, func(in *Input) {
-			in.Container.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/gpu=0"}}
-		}},
 	}
 	for _, tc := range tests {
 		t.Run(tc.field, func(t *testing.T) {
