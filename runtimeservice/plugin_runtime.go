@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	nriapi "github.com/containerd/nri/pkg/api"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/runtimeservice/nri"
@@ -82,8 +83,13 @@ func (s *Service) evictForPlugins(ctx context.Context, evictions []*nriapi.Conta
 }
 
 // adjuster applies adjustments with what this node has.
-func (s *Service) adjuster() nri.Adjuster {
-	return nri.Adjuster{RequirePropagation: spec.CheckPropagation}
+func (s *Service) adjuster(ctx context.Context) nri.Adjuster {
+	return nri.Adjuster{
+		InjectCDI: func(ociSpec *specs.Spec, devices []string) error {
+			return s.injectNamedDevices(ctx, ociSpec, devices)
+		},
+		RequirePropagation: spec.CheckPropagation,
+	}
 }
 
 // criResources are the limits that CRI has fields for too.

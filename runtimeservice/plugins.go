@@ -104,7 +104,7 @@ func (s *Service) adjustByPlugins(ctx context.Context, turn *nri.Turn, c creatio
 		return nil, nil, err
 	}
 	s.updateForPlugins(ctx, changes.Updates)
-	adjusted, err := s.adjuster().Adjust(c.spec, adjust)
+	adjusted, err := s.adjuster(ctx).Adjust(c.spec, adjust)
 	if err != nil {
 		return nil, nil, err
 	}
