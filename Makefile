@@ -58,6 +58,19 @@ test-unit: build cni-plugins
 test-integration: build cni-plugins
 	go test -count=1 -timeout 20m ./cri/integration/...
 
+# What depends on the runtime, with another one than Berth's own. The full suites pass under
+# it too: leave RUNTIME_TESTS empty.
+RUNTIME_TESTS ?= Lifecycle|Exec|Attach|Log|Signal|Stop|Exit|Kill|Restart|Update|Resources|OOM|Namespace|Mount|Security|Process|Terminal|Handler
+
+.PHONY: test-runtime
+test-runtime: build cni-plugins $(CACHE)/runc ## The tests that depend on the runtime, with runc as handler.
+	BERTH_TEST_HANDLER=$(CACHE)/runc go test -count=1 -tags seccomp -timeout 15m ./runtimeservice/monitor
+	BERTH_TEST_HANDLER=$(CACHE)/runc go test -count=1 -timeout 20m -run '$(RUNTIME_TESTS)' ./cri/integration/...
+
+$(CACHE)/runc: hack/runc/go.mod hack/runc/go.sum
+	@mkdir -p $(CACHE)
+	cd hack/runc && go build -trimpath -tags seccomp -ldflags "-s -w -X main.version=1.5.2" -o $@ github.com/opencontainers/runc
+
 .PHONY: test-kubelet
 test-kubelet: build cni-plugins $(CACHE)/kubelet ## Run static pods through a real kubelet.
 	go test -count=1 -timeout 20m ./hack/kubelettest/...

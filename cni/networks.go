@@ -122,7 +122,7 @@ func (n *Networks) Attach(ctx context.Context, pod Pod) (*Attachment, error) {
 	if err := n.begin(); err != nil {
 		return nil, err
 	}
-	net, err := n.usableNetwork()
+	net, err := n.networkFor(pod)
 	if err != nil {
 		return nil, fmt.Errorf("attach pod %q: %w", pod.ID, err)
 	}
@@ -180,6 +180,22 @@ func (n *Networks) attach(ctx context.Context, net *network, rt *libcni.RuntimeC
 		n.logger.Warn("network of a pod that could not be attached is not released yet", "pod", d.PodID, "network", d.Network, "error", undo)
 	}
 	return nil, err
+}
+
+// networkFor returns the network in force, or that of the pod's own directories, if its
+// plugins are there.
+func (n *Networks) networkFor(pod Pod) (*network, error) {
+	if len(pod.ConfDirs) == 0 {
+		return n.usableNetwork()
+	}
+	net, err := loadNetwork(pod.ConfDirs)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
+	if missing := missingOf(net.types, n.binDirs); len(missing) > 0 {
+		return nil, fmt.Errorf("network %q: %w", net.list.Name, missingPlugins(missing, n.binDirs))
+	}
+	return net, nil
 }
 
 // usableNetwork returns the network in force if its plugins are there.

@@ -50,6 +50,9 @@ type Pod struct {
 	CgroupParent string
 	// DNS is for plugins with the dns capability.
 	DNS DNS
+	// ConfDirs are searched for the pod's network as Options.ConfDirs are, in place of
+	// them. They are read at Attach and not watched.
+	ConfDirs []string
 }
 
 // PortMapping forwards a port of the host to the pod. One with a HostPort of 0 is none.

@@ -37,14 +37,16 @@ type Config struct {
 	State   string `yaml:"state"`
 	Address string `yaml:"address"`
 
-	Log       Log       `yaml:"log"`
-	Metrics   Metrics   `yaml:"metrics"`
-	Images    Images    `yaml:"images"`
-	Network   Network   `yaml:"network"`
-	Runtime   Runtime   `yaml:"runtime"`
-	NRI       NRI       `yaml:"nri"`
-	Streaming Streaming `yaml:"streaming"`
-	Deadlines Deadlines `yaml:"deadlines"`
+	Log     Log     `yaml:"log"`
+	Metrics Metrics `yaml:"metrics"`
+	Images  Images  `yaml:"images"`
+	Network Network `yaml:"network"`
+	Runtime Runtime `yaml:"runtime"`
+	// Runtimes are the handlers by name.
+	Runtimes  map[string]Handler `yaml:"runtimes" reload:"live"`
+	NRI       NRI                `yaml:"nri"`
+	Streaming Streaming          `yaml:"streaming"`
+	Deadlines Deadlines          `yaml:"deadlines"`
 }
 
 // Log is about berthd's own log, not the containers'.
@@ -88,6 +90,7 @@ type Network struct {
 
 // Runtime is about containers.
 type Runtime struct {
+	DefaultHandler      string            `yaml:"defaultHandler" reload:"live"`
 	CgroupDriver        string            `yaml:"cgroupDriver"`
 	MonitorBinary       string            `yaml:"monitorBinary"`
 	MonitorCgroup       string            `yaml:"monitorCgroup"`
@@ -108,6 +111,37 @@ const (
 	SeccompUnconfined     = "Unconfined"
 	SeccompRuntimeDefault = "RuntimeDefault"
 )
+
+// BuiltinHandler is the name of Berth's own runtime.
+const BuiltinHandler = "berth"
+
+// Handler is one way to run containers.
+type Handler struct {
+	Path                         string         `yaml:"path"`
+	Args                         []string       `yaml:"args"`
+	Annotations                  []string       `yaml:"annotations"`
+	SeccompProfile               string         `yaml:"seccompProfile"`
+	PrivilegedWithoutHostDevices bool           `yaml:"privilegedWithoutHostDevices"`
+	Cgroup                       HandlerCgroup  `yaml:"cgroup"`
+	Rootfs                       HandlerRootfs  `yaml:"rootfs"`
+	Network                      HandlerNetwork `yaml:"network"`
+}
+
+// HandlerCgroup is about the cgroups of a handler's containers.
+type HandlerCgroup struct {
+	Writable  bool  `yaml:"writable"`
+	MinMemory int64 `yaml:"minMemory"`
+}
+
+// HandlerRootfs is about the root file systems of a handler's containers.
+type HandlerRootfs struct {
+	Readonly bool `yaml:"readonly"`
+}
+
+// HandlerNetwork is about the network of a handler's pods.
+type HandlerNetwork struct {
+	ConfDirs []string `yaml:"confDirs"`
+}
 
 // Rlimit is a resource limit; Unlimited stands for none.
 type Rlimit struct {

@@ -134,9 +134,16 @@ func fillWithOthers(c *Config) {
 		case reflect.Map:
 			m := reflect.MakeMap(v.Type())
 			e := reflect.New(v.Type().Elem()).Elem()
-			if e.Kind() == reflect.String {
+			switch e.Interface().(type) {
+			case string:
 				e.SetString("true")
-			} else {
+			case Handler:
+				e.Set(reflect.ValueOf(Handler{
+					Path: "/bin/other", Args: []string{"-x"}, Annotations: []string{"a/*"}, SeccompProfile: "/etc/p",
+					PrivilegedWithoutHostDevices: true, Cgroup: HandlerCgroup{true, 7}, Rootfs: HandlerRootfs{true},
+					Network: HandlerNetwork{[]string{"/etc/cni/other"}},
+				}))
+			default:
 				e.Set(reflect.ValueOf(Rlimit{Soft: 1, Hard: -1}))
 			}
 			m.SetMapIndex(reflect.ValueOf("yes"), e)

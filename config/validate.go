@@ -56,6 +56,7 @@ func problems(c *Config) []*KeyError {
 	k.network(&c.Network)
 	k.runtime(&c.Runtime)
 	k.nri(&c.NRI)
+	k.runtimes(c)
 	k.streaming(&c.Streaming)
 	k.positive("deadlines.shutdown", c.Deadlines.Shutdown)
 	return k.found

@@ -55,6 +55,17 @@ func TestValidate(t *testing.T) {
 		{"runtime.env.A=B", func(c *Config) { c.Runtime.Env = map[string]string{"A=B": ""} }},
 		{"runtime.env.", func(c *Config) { c.Runtime.Env = map[string]string{"": "x"} }},
 		{"runtime.env.A", func(c *Config) { c.Runtime.Env = map[string]string{"A": "\x00"} }},
+		{"runtime.defaultHandler", func(c *Config) { c.Runtime.DefaultHandler = "runc" }},
+		{"runtime.defaultHandler", func(c *Config) { c.Runtime.DefaultHandler = "" }},
+		{"runtimes.Kata", handlers("Kata", Handler{Path: "/bin/kata"})},
+		{"runtimes.a/b", handlers("a/b", Handler{Path: "/bin/kata"})},
+		{"runtimes.berth.path", handlers("berth", Handler{Path: "/bin/kata"})},
+		{"runtimes.runc.path", handlers("runc", Handler{Path: "runc"})},
+		{"runtimes.runc.args", handlers("runc", Handler{Args: []string{"--debug"}})},
+		{"runtimes.runc.annotations[0]", handlers("runc", Handler{Annotations: []string{"a*b"}})},
+		{"runtimes.runc.seccompProfile", handlers("runc", Handler{SeccompProfile: "p.json"})},
+		{"runtimes.runc.cgroup.minMemory", handlers("runc", Handler{Cgroup: HandlerCgroup{MinMemory: -1}})},
+		{"runtimes.runc.network.confDirs[0]", handlers("runc", Handler{Network: HandlerNetwork{[]string{"net.d"}}})},
 		{"runtime.rlimits.NOFILE", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"NOFILE": {1, 1}} }},
 		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {2, 1}} }},
 		{"runtime.rlimits.RLIMIT_CPU", func(c *Config) { c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_CPU": {-1, 1}} }},
@@ -96,6 +107,13 @@ func TestValidateTakes(t *testing.T) {
 			c.Runtime.Rlimits = map[string]Rlimit{"RLIMIT_NOFILE": {1, 1}, "RLIMIT_CPU": {Unlimited, Unlimited}, "RLIMIT_AS": {5, Unlimited}}
 		},
 		func(c *Config) { c.Streaming.Address = "::1" },
+		func(c *Config) {
+			c.Runtime.DefaultHandler = "runc-1"
+			c.Runtimes = map[string]Handler{
+				"runc-1": {Path: "/usr/bin/runc", Args: []string{"--debug"}, Annotations: []string{"*", "x/y", "z/*"}},
+				"berth":  {SeccompProfile: "/etc/profile.json"}, "small": {Rootfs: HandlerRootfs{Readonly: true}},
+			}
+		},
 	} {
 		c := valid()
 		change(&c)
@@ -112,4 +130,8 @@ func TestValidateNamesEveryKey(t *testing.T) {
 	if err == nil || len(strings.Split(err.Error(), "\n")) != 3 {
 		t.Errorf("error is %v, want three lines", err)
 	}
+}
+
+func handlers(name string, h Handler) func(*Config) {
+	return func(c *Config) { c.Runtimes = map[string]Handler{name: h} }
 }

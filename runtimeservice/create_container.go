@@ -244,6 +244,13 @@ func (s *Service) removeRootfs(ctx context.Context, id string) error {
 
 func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Container, config *runtimeapi.ContainerConfig, image *ocispec.Image, volumes *containerVolumes) (*specs.Spec, *spec.Resolved, error) {
 	sandboxRec := sb.rec.Load()
+	handler, err := s.handlerOf(ctx, sandboxRec)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkHandler(handler, config); err != nil {
+		return nil, nil, err
+	}
 	paths := make(map[specs.LinuxNamespaceType]string)
 	for kind, ociType := range ociNamespaceTypes {
 		if path := sandboxRec.Namespaces[string(kind)]; path != "" {
@@ -257,7 +264,7 @@ func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Contai
 		}
 		paths[specs.PIDNamespace] = path
 	}
-	return s.opts.BuildSpec(ctx, spec.Input{
+	ociSpec, resolved, err := s.opts.BuildSpec(ctx, spec.Input{
 		ID:          rec.ID,
 		Sandbox:     specSandboxConfig(sb),
 		Container:   config,
@@ -268,9 +275,13 @@ func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Contai
 		ImageMounts: volumes.images,
 		Volumes:     volumes.own,
 		CgroupsPath: rec.CgroupPath,
-		Defaults:    s.opts.Defaults,
+		Defaults:    handlerDefaults(s.opts.Defaults, handler),
 		Host:        s.opts.Host,
 	})
+	if err == nil {
+		ociSpec.Version = handler.OCIVersion
+	}
+	return ociSpec, resolved, err
 }
 
 // ociNamespaceTypes are the names of the runtime specification for those of the

@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cni"
+	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
 )
@@ -72,6 +73,17 @@ type Network interface {
 	// Pods returns those that are attached or still owe the network something.
 	Pods() ([]string, error)
 	Status() cni.Status
+}
+
+// Handlers knows the ways in which containers can be run: package handlers.
+type Handlers interface {
+	// Resolve returns the name of the handler that a pod asks for.
+	Resolve(name string) (string, error)
+	// Find returns a handler that can be used. It waits for its program alone.
+	Find(ctx context.Context, name string) (handlers.Handler, error)
+	// List returns all handlers, the default one first under the empty name. It
+	// waits for nothing.
+	List() []handlers.Handler
 }
 
 // Processes runs containers: the client of berth-monitor.

@@ -32,7 +32,11 @@ import (
 // been removed the error is ErrAlreadyExists. After an error nothing is left,
 // except perhaps a debt of the network.
 func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	if err := validateSandbox(config, handler); err != nil {
+	runtime, err := s.opts.Handlers.Resolve(handler)
+	if err != nil {
+		return "", fmt.Errorf("runtime_handler: %w", err)
+	}
+	if err := validateSandbox(config); err != nil {
 		return "", err
 	}
 	key := sandboxKeyOf(config.GetMetadata())
@@ -44,7 +48,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 		}
 		ctx, cancel := context.WithTimeout(ctx, runSandboxTimeout)
 		defer cancel()
-		return s.runSandbox(ctx, config, handler)
+		return s.runSandbox(ctx, config, handler, runtime)
 	})
 	if err != nil {
 		return "", fmt.Errorf("run sandbox of pod %s: %w", key, err)
@@ -66,8 +70,11 @@ func (s *Service) sandboxDelivered(id string) {
 }
 
 // runSandbox makes the sandbox, or undoes what it has made of it.
-func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (id string, err error) {
+func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler, runtime string) (id string, err error) {
 	ctx, timings := collectStart(ctx)
+	if _, err := s.sandboxHandler(ctx, config, runtime); err != nil {
+		return "", err
+	}
 	parent, err := s.sandboxCgroupParent(config)
 	if err != nil {
 		return "", err
@@ -82,6 +89,7 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 		BootID:       s.opts.BootID,
 		CreatedAt:    time.Now().UnixNano(),
 		Handler:      handler,
+		Runtime:      runtime,
 		Config:       raw,
 		CgroupParent: parent,
 		// Said before it is so: the next start undoes what may be there.
@@ -221,7 +229,13 @@ func (s *Service) attachNetwork(ctx context.Context, sb *sandbox, u *undo.Stack)
 		s.opts.Network.Release(ctx, sb.id)
 		return nil
 	})
-	attachment, err := s.opts.Network.Attach(ctx, networkPod(sb))
+	handler, err := s.handlerOf(ctx, sb.rec.Load())
+	if err != nil {
+		return err
+	}
+	pod := networkPod(sb)
+	pod.ConfDirs = handler.NetworkConfDirs
+	attachment, err := s.opts.Network.Attach(ctx, pod)
 	if err != nil {
 		return fmt.Errorf("attach to network: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"time"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor"
@@ -25,11 +24,9 @@ func (s *Service) RuntimeStatus(ctx context.Context, verbose bool) (*runtimeapi.
 	info, err := s.opts.Processes.Info(monitorCtx)
 	network := s.networkCondition()
 	resp := &runtimeapi.StatusResponse{
-		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{runtimeCondition(err), network}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{
-			Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: hasMountSetattr()},
-		}},
-		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Status:          &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{runtimeCondition(err), network}},
+		RuntimeHandlers: runtimeHandlers(s.opts.Handlers.List()),
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if verbose {
 		resp.Info, err = s.runtimeInfo(info, err)
@@ -56,13 +53,6 @@ func (s *Service) networkCondition() *runtimeapi.RuntimeCondition {
 		Reason:  status.Reason,
 		Message: status.Message,
 	}
-}
-
-// hasMountSetattr tells whether the kernel can make mounts read-only with all
-// that is below them (Linux 5.12).
-func hasMountSetattr() bool {
-	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
-	return err != unix.ENOSYS
 }
 
 func (s *Service) runtimeInfo(info monitor.Info, monitorErr error) (map[string]string, error) {
@@ -98,7 +88,11 @@ func (s *Service) runtimeInfo(info monitor.Info, monitorErr error) (map[string]s
 	if err != nil {
 		return nil, fmt.Errorf("encode verbose information: %w", err)
 	}
-	all := map[string]string{"runtime": string(raw)}
+	ways, err := json.Marshal(describeHandlers(s.opts.Handlers.List()))
+	if err != nil {
+		return nil, fmt.Errorf("encode verbose information: %w", err)
+	}
+	all := map[string]string{"runtime": string(raw), "handlers": string(ways)}
 	if s.opts.Info != nil {
 		maps.Copy(all, s.opts.Info())
 	}

@@ -35,6 +35,7 @@ import (
 
 	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/events"
+	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/join"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
 	"github.com/berth-cri/berth/runtimeservice/record"
@@ -81,6 +82,8 @@ type Options struct {
 
 	// Devices may be nil where CDI is turned off.
 	Devices Devices
+	// Handlers are the ways to run containers; nil is Berth's own runtime alone.
+	Handlers Handlers
 
 	// Host is what the machine can do; Defaults are for what requests leave open.
 	Host     *spec.Host
@@ -159,6 +162,9 @@ func New(opts Options) (*Service, error) {
 		if opts.SystemdCgroup {
 			opts.CgroupParent = defaultCgroupSlice
 		}
+	}
+	if opts.Handlers == nil {
+		opts.Handlers = handlers.New(handlers.Options{Builtin: BuiltinFeatures(), Logger: opts.Logger})
 	}
 	if opts.Namespaces == nil {
 		opts.Namespaces = kernelNamespaces{}

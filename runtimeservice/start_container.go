@@ -78,6 +78,10 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	handler, err := s.handlerOf(ctx, c.sandbox.rec.Load())
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
 	clients := c.takeEarly()
 	starting, began := operation.Stage(ctx, stageStart)
 	started, err := s.opts.Processes.Start(starting, monitor.StartRequest{
@@ -87,6 +91,7 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 		LogPath:       c.rec.Load().LogPath,
 		Stdin:         c.config.GetStdin(),
 		StdinOnce:     c.config.GetStdinOnce(),
+		Runtime:       s.monitorRuntime(handler),
 		Attach:        attachRequests(clients),
 	})
 	began(err)

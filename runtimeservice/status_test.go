@@ -28,7 +28,7 @@ func TestRuntimeStatus(t *testing.T) {
 	if !condition(resp, "RuntimeReady").GetStatus() || !condition(resp, "NetworkReady").GetStatus() {
 		t.Errorf("conditions %v", resp.GetStatus())
 	}
-	if len(resp.GetRuntimeHandlers()) != 1 || resp.GetRuntimeHandlers()[0].GetName() != "" || !resp.GetFeatures().GetSupplementalGroupsPolicy() {
+	if len(resp.GetRuntimeHandlers()) != 2 || resp.GetRuntimeHandlers()[0].GetName() != "" || resp.GetRuntimeHandlers()[1].GetName() != "berth" || !resp.GetFeatures().GetSupplementalGroupsPolicy() {
 		t.Errorf("handlers %v, features %v", resp.GetRuntimeHandlers(), resp.GetFeatures())
 	}
 	for key, info := range resp.GetInfo() {

@@ -20,10 +20,7 @@ func invalid(field, format string, args ...any) error {
 // hold for the process of a sandbox (its user, seccomp profile, read-only root)
 // are not wrong and have no effect: there is no such process, and containers
 // carry their own.
-func validateSandbox(config *runtimeapi.PodSandboxConfig, handler string) error {
-	if handler != "" {
-		return fmt.Errorf("runtime_handler: no handler %q is configured, the only one is the default \"\": %w", handler, errdefs.ErrInvalidArgument)
-	}
+func validateSandbox(config *runtimeapi.PodSandboxConfig) error {
 	meta := config.GetMetadata()
 	switch {
 	case config == nil:

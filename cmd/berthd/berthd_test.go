@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func runHealthService(ctx context.Context, _ config.Config, s *surface) error {
+func runHealthService(ctx context.Context, cfg config.Config, s *surface) error {
+	newHandlers(cfg, s)
 	return s.Serve(ctx, func(ctx context.Context, listener net.Listener) error {
 		server := grpc.NewServer()
 		healthpb.RegisterHealthServer(server, health.NewServer())

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/imageservice"
 	"github.com/berth-cri/berth/runtimeservice"
+	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
@@ -39,7 +40,8 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	networks := newNetworks(cfg, s)
 	processes := &processes{}
 	plugins := newPlugins(cfg.NRI, s)
-	runtime, err := newRuntime(cfg, s, systemd, images, networks, asPlugins(plugins), processes)
+	ways := newHandlers(cfg, s)
+	runtime, err := newRuntime(cfg, s, systemd, ways, images, networks, asPlugins(plugins), processes)
 	if err != nil {
 		return err
 	}
@@ -88,6 +90,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	group.Go(func() error { return images.Run(working) })
 	group.Go(func() error { return networks.Run(working) })
 	group.Go(func() error { return processes.Run(working) })
+	group.Go(func() error { return ways.Run(working) })
 	group.Go(func() error { return runtime.Run(working) })
 	group.Go(func() error { return s.Serve(working, server.Run) })
 	return group.Wait()
@@ -132,7 +135,7 @@ func newMonitor(cfg config.Config, s *surface, onExit func(monitor.Exit)) (*moni
 	}), nil
 }
 
-func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservice.Service, networks *cni.Networks, plugins runtimeservice.Plugins, processes *processes) (*runtimeservice.Service, error) {
+func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set, images *imageservice.Service, networks *cni.Networks, plugins runtimeservice.Plugins, processes *processes) (*runtimeservice.Service, error) {
 	host, err := spec.DetectHost()
 	if err != nil {
 		return nil, fmt.Errorf("find out what the host can do: %w", err)
@@ -151,6 +154,7 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, images *imageservic
 		Network:         networks,
 		Plugins:         plugins,
 		Processes:       processes,
+		Handlers:        ways,
 		Host:            host,
 		Defaults:        specDefaults(cfg.Runtime),
 		SystemdCgroup:   systemd,

@@ -76,6 +76,9 @@ func (s *surface) reload(running config.Config) config.Config {
 	for _, key := range change.Live {
 		s.live[key](change.Config)
 	}
+	for _, look := range s.hangups {
+		look()
+	}
 	s.Logger.Info("reloaded", "changed", change.Live)
 	if len(change.Later) > 0 {
 		s.Logger.Warn("reload: some changes wait for the next start of berthd", "keys", change.Later)

@@ -131,6 +131,8 @@ type surface struct {
 	listener net.Listener
 	notifier *systemd.Notifier
 	live     map[string]func(config.Config)
+	// hangups are called at each reload, after what live has taken over.
+	hangups []func()
 }
 
 // OnReload says who takes over a key that the configuration marks as live; it is
@@ -139,6 +141,9 @@ type surface struct {
 func (s *surface) OnReload(key string, apply func(config.Config)) {
 	s.live[key] = apply
 }
+
+// OnHangup says who looks again, at every reload, at what the configuration names.
+func (s *surface) OnHangup(look func()) { s.hangups = append(s.hangups, look) }
 
 // checkReload finds live keys that nobody takes over.
 func (s *surface) checkReload() error {

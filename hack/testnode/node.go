@@ -61,7 +61,31 @@ func New(o Options) (*Node, error) {
 	if err := os.WriteFile(filepath.Join(n.NetworkDir(), "10-test.conflist"), []byte(n.conflist()), 0o644); err != nil {
 		return nil, err
 	}
+	if err := n.writeHandler(); err != nil {
+		return nil, err
+	}
 	return n, os.WriteFile(n.configFile(), []byte(n.config()), 0o644)
+}
+
+// HandlerEnv is the environment variable that names the program of an OCI runtime, which
+// then runs every pod that asks for no handler.
+const HandlerEnv = "BERTH_TEST_HANDLER"
+
+// writeHandler configures the handler of the environment, as a drop-in.
+func (n *Node) writeHandler() error {
+	path := os.Getenv(HandlerEnv)
+	if path == "" {
+		return nil
+	}
+	dir := n.configFile() + ".d"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "10-handler.yaml"), fmt.Appendf(nil, `apiVersion: berth.dev/v1alpha1
+kind: BerthConfiguration
+runtime: {defaultHandler: tested}
+runtimes: {tested: {path: %q}}
+`, path), 0o644)
 }
 
 // NetworkDir is where the node's CNI configuration is.

@@ -45,8 +45,10 @@ type Sandbox struct {
 	BootID    string `json:"bootID"`
 	CreatedAt int64  `json:"createdAt"`
 	// Delivered is set once a caller has had the ID as an answer.
-	Delivered bool   `json:"delivered,omitempty"`
-	Handler   string `json:"handler,omitempty"`
+	Delivered bool `json:"delivered,omitempty"`
+	// Handler is the one that was asked for, Runtime the one that this came to.
+	Handler string `json:"handler,omitempty"`
+	Runtime string `json:"runtime,omitempty"`
 	// Config is the runtime.v1.PodSandboxConfig as it came, in protobuf's wire
 	// format, which keeps fields that this version does not know.
 	Config []byte `json:"config"`

@@ -45,7 +45,7 @@ func Build(ctx context.Context, in Input) (*specs.Spec, *Resolved, error) {
 	return &specs.Spec{
 		Version:     specs.Version,
 		Process:     proc,
-		Root:        &specs.Root{Path: in.Rootfs, Readonly: in.Container.GetLinux().GetSecurityContext().GetReadonlyRootfs()},
+		Root:        &specs.Root{Path: in.Rootfs, Readonly: readonlyRootfs(&in)},
 		Mounts:      mounts,
 		Annotations: passedAnnotations(&in),
 		Linux:       linux,
@@ -167,6 +167,10 @@ func buildLinux(ctx context.Context, in *Input, caps *specs.LinuxCapabilities) (
 		MaskedPaths:       masked,
 		ReadonlyPaths:     readonly,
 	}, mounts.mounts, nil
+}
+
+func readonlyRootfs(in *Input) bool {
+	return in.Defaults.ReadonlyRootfs || in.Container.GetLinux().GetSecurityContext().GetReadonlyRootfs()
 }
 
 // cgroupNamespace tells whether a container has a cgroup namespace of its own.

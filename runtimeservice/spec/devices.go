@@ -42,7 +42,7 @@ func buildDevices(ctx context.Context, in *Input) (*deviceTable, error) {
 			return nil, err
 		}
 	}
-	if !privileged(in.Container) {
+	if !privileged(in.Container) || in.Defaults.PrivilegedWithoutHostDevices {
 		t.rules = append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, t.rules...)
 		return t, nil
 	}

@@ -100,8 +100,12 @@ func systemMounts(in *Input, m modes) []specs.Mount {
 		return append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup",
 			Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", sysMode}})
 	}
+	cgroupMode := sysMode
+	if in.Defaults.CgroupWritable && cgroupNamespace(in) {
+		cgroupMode = "rw"
+	}
 	return append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
-		Options: []string{"nosuid", "noexec", "nodev", "relatime", sysMode}})
+		Options: []string{"nosuid", "noexec", "nodev", "relatime", cgroupMode}})
 }
 
 // podMounts are what the pod's containers share: memory and files.
@@ -118,7 +122,7 @@ func podMounts(in *Input, m modes) []specs.Mount {
 		mounts = append(mounts, bind(shm, "/dev/shm", "rprivate", "nosuid", "noexec", "nodev", "rw"))
 	}
 	mode := "rw"
-	if in.Container.GetLinux().GetSecurityContext().GetReadonlyRootfs() {
+	if readonlyRootfs(in) {
 		mode = "ro"
 	}
 	if in.PodFiles.ResolvConf != "" {

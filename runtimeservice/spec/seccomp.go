@@ -113,6 +113,10 @@ func seccompProfile(ctx context.Context, in *Input, caps *specs.LinuxCapabilitie
 	switch {
 	case sc.GetPrivileged():
 		return nil, nil
+	case choice.kind == runtimeapi.SecurityProfile_RuntimeDefault && in.Defaults.SeccompFile != "":
+		return interruptible(ctx, "read the default seccomp profile", func() (*specs.LinuxSeccomp, error) {
+			return localProfile(choice.field, in.Defaults.SeccompFile, caps)
+		})
 	case choice.kind == runtimeapi.SecurityProfile_RuntimeDefault:
 		return in.Host.seccomp.defaultProfile(caps)
 	case choice.kind == runtimeapi.SecurityProfile_Localhost:

@@ -92,6 +92,17 @@ type Defaults struct {
 	// for all that begin so. Runtimes act on some annotations, so the default is
 	// none.
 	Annotations []string
+	// SeccompFile is a file on the node, in place of the default profile; "" for
+	// none.
+	SeccompFile string
+	// PrivilegedWithoutHostDevices gives privileged containers only the devices
+	// that they ask for.
+	PrivilegedWithoutHostDevices bool
+	// CgroupWritable lets a container write to its own cgroup, where it has a
+	// cgroup namespace.
+	CgroupWritable bool
+	// ReadonlyRootfs makes every root file system read-only.
+	ReadonlyRootfs bool
 }
 
 // SeccompDefault is the seccomp profile for requests that name none.

@@ -30,14 +30,12 @@ func (r *Runtime) run(ctx context.Context, limit time.Duration, id, command stri
 	}
 	defer os.Remove(log.Name())
 	defer log.Close()
-	output, err := os.CreateTemp(r.bundle(id), "output-")
+	fd, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("make output of %s: %w", r.name(), err)
+		return os.NewSyscallError("memfd_create", err)
 	}
+	output := os.NewFile(uintptr(fd), "output")
 	defer output.Close()
-	if err := os.Remove(output.Name()); err != nil {
-		return err
-	}
 	global := append([]string{}, r.Args...)
 	global = append(global, "--root", r.Root, "--log", log.Name(), "--log-format", "json")
 	if r.SystemdCgroup {
