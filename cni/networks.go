@@ -41,6 +41,7 @@ type Networks struct {
 	ledger            *ledger
 	holds             holds
 	registry          registry
+	podCIDRs          podCIDRs
 	pods              keyedLock
 	// nudge wakes the payer of debts; hurry also has it forget how long it meant to wait.
 	nudge, hurry chan struct{}
@@ -78,6 +79,7 @@ func New(opts Options) *Networks {
 		ledger:     &ledger{dir: filepath.Join(opts.StateDir, "debts")},
 		holds:      holds{dir: filepath.Join(opts.StateDir, "netns")},
 		registry:   newRegistry(opts),
+		podCIDRs:   podCIDRs{file: opts.Template},
 		nudge:      make(chan struct{}, 1),
 		hurry:      make(chan struct{}, 1),
 	}

@@ -19,6 +19,9 @@ type Options struct {
 	// ConfDirs are searched in this order for *.conflist, *.conf and *.json files. The
 	// lexicographically first file of the first directory that has any is the network.
 	ConfDirs []string
+	// Template is a file that SetPodCIDRs makes a configuration of, in the first
+	// of ConfDirs. May be empty.
+	Template string
 	// BinDirs are searched in this order for plugins.
 	BinDirs []string
 	// StateDir holds the debts and the CNI cache; it must survive a reboot, because IPAM

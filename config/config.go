@@ -85,6 +85,7 @@ type Images struct {
 type Network struct {
 	ConfDirs []string      `yaml:"confDirs"`
 	BinDirs  []string      `yaml:"binDirs"`
+	Template string        `yaml:"template"`
 	Timeout  time.Duration `yaml:"timeout"`
 }
 

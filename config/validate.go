@@ -111,6 +111,7 @@ var platformPattern = regexp.MustCompile(`^linux/[a-z0-9]+(/[a-z0-9.]+)?$`)
 func (k *checker) network(c *Network) {
 	k.needed("network.confDirs", c.ConfDirs)
 	k.needed("network.binDirs", c.BinDirs)
+	k.optionalPath("network.template", c.Template)
 	k.atLeast("network.timeout", c.Timeout, time.Second)
 }
 

@@ -24,9 +24,8 @@ type request struct {
 	err     error
 }
 
-// strictDecoding returns a copy of desc whose unary methods answer
-// InvalidArgument to a message that cannot be decoded. It needs a server with
-// strictCodec.
+// strictDecoding returns a copy of desc whose methods answer InvalidArgument to
+// a message that cannot be decoded. It needs a server with strictCodec.
 func strictDecoding(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	strict := *desc
 	strict.Methods = make([]grpc.MethodDesc, len(desc.Methods))
@@ -40,15 +39,36 @@ func strictDecoding(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 					if err := decode(r); err != nil {
 						return err
 					}
-					if r.err != nil {
-						return asStatus(fmt.Errorf("decode the request: %w: %w", r.err, errdefs.ErrInvalidArgument))
-					}
-					return nil
+					return r.status()
 				}, interceptor)
 			},
 		}
 	}
+	strict.Streams = make([]grpc.StreamDesc, len(desc.Streams))
+	for i, s := range desc.Streams {
+		handler := s.Handler
+		s.Handler = func(srv any, stream grpc.ServerStream) error { return handler(srv, strictStream{stream}) }
+		strict.Streams[i] = s
+	}
 	return &strict
+}
+
+func (r *request) status() error {
+	if r.err == nil {
+		return nil
+	}
+	return asStatus(fmt.Errorf("decode the request: %w: %w", r.err, errdefs.ErrInvalidArgument))
+}
+
+// strictStream is a stream of strictDecoding.
+type strictStream struct{ grpc.ServerStream }
+
+func (s strictStream) RecvMsg(m any) error {
+	r := &request{message: m}
+	if err := s.ServerStream.RecvMsg(r); err != nil {
+		return err
+	}
+	return r.status()
 }
 
 // strictCodec is the codec for protocol buffers that also decodes into a request.

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -87,6 +89,18 @@ func (f *fakeRuntime) ListPodSandbox(ctx context.Context, _ *runtimeapi.PodSandb
 	}
 	return []*runtimeapi.PodSandbox{{Id: sandboxID}}, f.called(ctx, "ListPodSandbox", "", 0)
 }
+func (f *fakeRuntime) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) error {
+	return f.called(ctx, "UpdatePodSandboxResources", r.GetPodSandboxId(), 0)
+}
+func (f *fakeRuntime) SetPodCIDRs(ctx context.Context, prefixes []netip.Prefix) error {
+	return f.called(ctx, "SetPodCIDRs", fmt.Sprint(prefixes), 0)
+}
+func (f *fakeRuntime) MetricDescriptors() []*runtimeapi.MetricDescriptor {
+	return []*runtimeapi.MetricDescriptor{{Name: "m", Help: "h", LabelKeys: []string{"k"}}}
+}
+func (f *fakeRuntime) PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
+	return []*runtimeapi.PodSandboxMetrics{{PodSandboxId: sandboxID}}, f.called(ctx, "PodSandboxMetrics", "", 0)
+}
 func (f *fakeRuntime) CreateContainer(ctx context.Context, sandbox string, _ *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
 	return containerID, f.called(ctx, "CreateContainer", sandbox, 0)
 }
@@ -156,7 +170,10 @@ func (f *fakeRuntime) PodSandboxStats(ctx context.Context, id string) (*runtimea
 func (f *fakeRuntime) ListPodSandboxStats(ctx context.Context, _ *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
 	return []*runtimeapi.PodSandboxStats{{}}, f.called(ctx, "ListPodSandboxStats", "", 0)
 }
-func (f *fakeRuntime) StreamEvents(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error {
+func (f *fakeRuntime) StreamEvents(ctx context.Context, listening func() error, send func(*runtimeapi.ContainerEventResponse) error) error {
+	if err := listening(); err != nil {
+		return err
+	}
 	if f.streamEvents != nil {
 		return f.streamEvents(ctx, send)
 	}

@@ -90,6 +90,7 @@ func New(o Options) (*Server, error) {
 		containerHandlers: &containerHandlers{lifecycle: o.Runtime, containers: o.Runtime},
 		execHandlers:      &execHandlers{sync: o.Runtime, streams: o.Runtime, containers: o.Runtime, urls: streaming},
 		statsHandlers:     &statsHandlers{o.Runtime},
+		metricsHandlers:   &metricsHandlers{o.Runtime},
 		eventHandlers:     &eventHandlers{o.Runtime},
 		nodeHandlers: &nodeHandlers{
 			node:         o.Runtime,
@@ -110,6 +111,7 @@ type runtimeServer struct {
 	*containerHandlers
 	*execHandlers
 	*statsHandlers
+	*metricsHandlers
 	*eventHandlers
 	*nodeHandlers
 }

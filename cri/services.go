@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,6 +19,7 @@ type Sandboxes interface {
 	RemovePodSandbox(ctx context.Context, id string) error
 	PodSandboxStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.PodSandboxStatusResponse, error)
 	ListPodSandbox(ctx context.Context, filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error)
+	UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) error
 }
 
 // ContainerLifecycle takes containers from created to removed. StopContainer
@@ -64,15 +66,25 @@ type Stats interface {
 	ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error)
 }
 
-// Events hands every event from now on to send, in order, until ctx ends (nil),
-// send fails (its error) or the receiver is too slow (errdefs.ErrResourceExhausted).
-type Events interface {
-	StreamEvents(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error
+// Metrics are those that a kubelet passes on. The descriptors never change;
+// every metric has one, and as many label values as that has keys.
+type Metrics interface {
+	MetricDescriptors() []*runtimeapi.MetricDescriptor
+	PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error)
 }
 
-// Node tells the state of the runtime and its network.
+// Events calls listening, and hands every event that happens after its call
+// began to send, in order, until ctx ends (nil), listening or send fails (its
+// error) or the receiver is too slow (errdefs.ErrResourceExhausted).
+type Events interface {
+	StreamEvents(ctx context.Context, listening func() error, send func(*runtimeapi.ContainerEventResponse) error) error
+}
+
+// Node tells the state of the runtime and its network, and is told the addresses
+// of the node's pods: one prefix of a family, or one of each.
 type Node interface {
 	RuntimeStatus(ctx context.Context, verbose bool) (*runtimeapi.StatusResponse, error)
+	SetPodCIDRs(ctx context.Context, prefixes []netip.Prefix) error
 }
 
 // Runtime is all that the RuntimeService needs.
@@ -83,6 +95,7 @@ type Runtime interface {
 	SyncExecutor
 	Streams
 	Stats
+	Metrics
 	Events
 	Node
 }

@@ -2,6 +2,7 @@ package runtimeservice
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -73,6 +74,8 @@ type Network interface {
 	// Pods returns those that are attached or still owe the network something.
 	Pods() ([]string, error)
 	Status() cni.Status
+	// SetPodCIDRs says which addresses the node's pods have; idempotent.
+	SetPodCIDRs(ctx context.Context, prefixes []netip.Prefix) error
 }
 
 // Handlers knows the ways in which containers can be run: package handlers.

@@ -17,7 +17,7 @@ func TestEventsTellTheLifeOfAPod(t *testing.T) {
 	got := make(chan *runtimeapi.ContainerEventResponse, 100)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- s.StreamEvents(ctx, func(e *runtimeapi.ContainerEventResponse) error { got <- e; return nil })
+		ended <- s.StreamEvents(ctx, func() error { return nil }, func(e *runtimeapi.ContainerEventResponse) error { got <- e; return nil })
 	}()
 	eventually(t, "it listens", s.events.Listening)
 

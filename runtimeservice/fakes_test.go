@@ -338,6 +338,7 @@ type fakeNetwork struct {
 	debts    []string
 	released []string
 	status   cni.Status
+	podCIDRs []netip.Prefix
 }
 
 // reboot leaves the addresses taken, as IPAM plugins do.
@@ -386,6 +387,13 @@ func (n *fakeNetwork) Pods() ([]string, error) {
 }
 
 func (n *fakeNetwork) Status() cni.Status { return n.status }
+
+func (n *fakeNetwork) SetPodCIDRs(_ context.Context, prefixes []netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.podCIDRs = prefixes
+	return nil
+}
 
 type fakeRootfs struct {
 	*faults

@@ -38,6 +38,8 @@ type sandbox struct {
 
 	// rec is what the record says. The value behind it is never changed.
 	rec atomic.Pointer[record.Sandbox]
+	// resources are those of the whole pod, as the kubelet last told them.
+	resources atomic.Pointer[podResources]
 	// members is taken in part by those who make or start a container in the
 	// sandbox, in whole by those who stop or remove it.
 	members *semaphore.Weighted
@@ -50,6 +52,8 @@ type sandbox struct {
 	// whole of members reads and writes it.
 	toldStopped bool
 
+	// updating makes the updates of resources follow each other.
+	updating sync.Mutex
 	// telling makes the snapshots of the pod's events follow each other.
 	telling sync.Mutex
 }
@@ -81,6 +85,10 @@ func newSandbox(rec *record.Sandbox, config *runtimeapi.PodSandboxConfig, store 
 		containers: make(map[string]*container),
 	}
 	sb.rec.Store(rec)
+	sb.resources.Store(&podResources{
+		overhead:  config.GetLinux().GetOverhead(),
+		resources: config.GetLinux().GetResources(),
+	})
 	return sb
 }
 
@@ -90,7 +98,13 @@ func sandboxFromRecord(rec *record.Sandbox, store *record.Store[record.Sandbox])
 	if err := proto.Unmarshal(rec.Config, config); err != nil {
 		return nil, fmt.Errorf("read configuration of sandbox %s: %w", rec.ID, err)
 	}
-	return newSandbox(rec, config, store), nil
+	sb := newSandbox(rec, config, store)
+	resources, err := sb.resources.Load().updated(rec)
+	if err != nil {
+		return nil, fmt.Errorf("read resources of sandbox %s: %w", rec.ID, err)
+	}
+	sb.resources.Store(resources)
+	return sb, nil
 }
 
 // update changes the record, first on disk and then in memory. A change that

@@ -273,10 +273,11 @@ func (s *Service) retryUnsaved(ctx context.Context) {
 	}
 }
 
-// StreamEvents hands every event from now on to send, in order, until ctx ends
-// (nil), send fails (its error) or the client is too slow (ErrResourceExhausted).
-func (s *Service) StreamEvents(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error {
-	return s.events.Stream(ctx, send)
+// StreamEvents calls listening, and hands every event that happens after its
+// call began to send, in order, until ctx ends (nil), listening or send fails
+// (its error) or the client is too slow (ErrResourceExhausted).
+func (s *Service) StreamEvents(ctx context.Context, listening func() error, send func(*runtimeapi.ContainerEventResponse) error) error {
+	return s.events.Stream(ctx, listening, send)
 }
 
 // detached runs fn to its end, at most for timeout, and returns its error. When

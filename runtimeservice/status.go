@@ -210,7 +210,7 @@ func statusImage(c *container, rec *record.Container) *runtimeapi.ImageSpec {
 // crictl users know from other runtimes.
 func (s *Service) sandboxInfo(sb *sandbox) (map[string]string, error) {
 	rec := sb.rec.Load()
-	config, err := protojson.Marshal(sb.config)
+	config, err := protojson.Marshal(sb.configInForce())
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}

@@ -49,10 +49,11 @@ func (h *Hub) Listening() bool {
 	return len(h.listeners) > 0
 }
 
-// Stream calls send with every event published from now on, in order, until ctx
-// ends (the error is nil), send fails (its error), or send took so long that
-// the queue overflowed (ErrResourceExhausted, after what was queued was sent).
-func (h *Hub) Stream(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error {
+// Stream calls listening once the listener is known, and then send with every
+// event published since, in order, until ctx ends (the error is nil), listening
+// or send fails (its error), or send took so long that the queue overflowed
+// (ErrResourceExhausted, after what was queued was sent).
+func (h *Hub) Stream(ctx context.Context, listening func() error, send func(*runtimeapi.ContainerEventResponse) error) error {
 	l := &listener{
 		queue: make(chan *runtimeapi.ContainerEventResponse, queueLength),
 		slow:  make(chan struct{}),
@@ -68,6 +69,13 @@ func (h *Hub) Stream(ctx context.Context, send func(*runtimeapi.ContainerEventRe
 		defer h.mu.Unlock()
 		delete(h.listeners, l)
 	}()
+	if err := listening(); err != nil {
+		return err
+	}
+	return l.forward(ctx, send)
+}
+
+func (l *listener) forward(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error {
 	for {
 		select {
 		case <-ctx.Done():

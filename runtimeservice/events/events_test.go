@@ -17,18 +17,33 @@ func event(n int) *runtimeapi.ContainerEventResponse {
 // listen starts a Stream and returns when it is listening.
 func listen(t *testing.T, h *Hub, ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) <-chan error {
 	t.Helper()
-	h.mu.Lock()
-	before := len(h.listeners)
-	h.mu.Unlock()
-	ended := make(chan error, 1)
-	go func() { ended <- h.Stream(ctx, send) }()
-	for {
-		h.mu.Lock()
-		now := len(h.listeners)
-		h.mu.Unlock()
-		if now > before {
-			return ended
+	ended, listening := make(chan error, 1), make(chan struct{})
+	go func() {
+		ended <- h.Stream(ctx, func() error { close(listening); return nil }, send)
+	}()
+	<-listening
+	return ended
+}
+
+// What happens while the client is told that it listens reaches it.
+func TestNothingIsMissedSinceListening(t *testing.T) {
+	var h Hub
+	boom := errors.New("boom")
+	err := h.Stream(t.Context(), func() error { h.Publish(event(7)); return nil }, func(e *runtimeapi.ContainerEventResponse) error {
+		if e.ContainerId != "7" {
+			t.Errorf("got %v", e)
 		}
+		return boom
+	})
+	if !errors.Is(err, boom) {
+		t.Errorf("stream ended with %v", err)
+	}
+	err = h.Stream(t.Context(), func() error { return boom }, func(*runtimeapi.ContainerEventResponse) error {
+		t.Error("an event was sent to one who could not be told")
+		return nil
+	})
+	if !errors.Is(err, boom) || h.Listening() {
+		t.Errorf("stream ended with %v, listening %v", err, h.Listening())
 	}
 }
 

@@ -52,6 +52,10 @@ type Sandbox struct {
 	// Config is the runtime.v1.PodSandboxConfig as it came, in protobuf's wire
 	// format, which keeps fields that this version does not know.
 	Config []byte `json:"config"`
+	// Overhead and Resources are the runtime.v1.LinuxContainerResources of the
+	// pod's last update; absent as long as those of Config hold.
+	Overhead  []byte `json:"overhead,omitzero"`
+	Resources []byte `json:"resources,omitzero"`
 	// CgroupParent is the cgroup under which the containers' cgroups are made.
 	CgroupParent string `json:"cgroupParent"`
 	// Namespaces are the pinned namespaces by OCI name.
