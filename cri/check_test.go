@@ -334,6 +334,19 @@ func TestMalformedChanges(t *testing.T) {
 		{"container_id", "empty", func(r *runtimeapi.StopContainerRequest) { r.ContainerId = "" }},
 		{"timeout", "negative", func(r *runtimeapi.StopContainerRequest) { r.Timeout = -1 }},
 	})
+	runMalformed(t, func() *runtimeapi.UpdatePodSandboxResourcesRequest {
+		return &runtimeapi.UpdatePodSandboxResourcesRequest{
+			PodSandboxId: "p", Overhead: &runtimeapi.LinuxContainerResources{}, Resources: &runtimeapi.LinuxContainerResources{CpuQuota: -1},
+		}
+	}, checkUpdateSandboxResources, []malformedCase[*runtimeapi.UpdatePodSandboxResourcesRequest]{
+		{"pod_sandbox_id", "empty", func(r *runtimeapi.UpdatePodSandboxResourcesRequest) { r.PodSandboxId = "" }},
+		{"pod_sandbox_id", "a path", func(r *runtimeapi.UpdatePodSandboxResourcesRequest) { r.PodSandboxId = "../p" }},
+		{"overhead.cpu_period", "negative", func(r *runtimeapi.UpdatePodSandboxResourcesRequest) { r.Overhead.CpuPeriod = -1 }},
+		{"resources.memory_limit_in_bytes", "negative", func(r *runtimeapi.UpdatePodSandboxResourcesRequest) { r.Resources.MemoryLimitInBytes = -2 }},
+		{`resources.unified["../x"]`, "a path", func(r *runtimeapi.UpdatePodSandboxResourcesRequest) {
+			r.Resources.Unified = map[string]string{"../x": "1"}
+		}},
+	})
 	runMalformed(t, func() *runtimeapi.UpdateContainerResourcesRequest {
 		return &runtimeapi.UpdateContainerResourcesRequest{ContainerId: "c", Linux: &runtimeapi.LinuxContainerResources{CpuQuota: -1}}
 	}, checkUpdateResources, []malformedCase[*runtimeapi.UpdateContainerResourcesRequest]{

@@ -38,6 +38,7 @@ type fakeRuntime struct {
 	portForward   func(ctx context.Context, port int32, stream io.ReadWriteCloser) error
 	streamEvents  func(ctx context.Context, send func(*runtimeapi.ContainerEventResponse) error) error
 	list          func(ctx context.Context) ([]*runtimeapi.PodSandbox, error)
+	containers    func(filter *runtimeapi.ContainerFilter) []*runtimeapi.Container
 }
 
 // call is one call that reached the fake.
@@ -119,7 +120,10 @@ func (f *fakeRuntime) ContainerStatus(ctx context.Context, id string, verbose bo
 		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, State: f.state,
 	}}, f.called(ctx, "ContainerStatus", id, 0)
 }
-func (f *fakeRuntime) ListContainers(ctx context.Context, _ *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+func (f *fakeRuntime) ListContainers(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error) {
+	if f.containers != nil {
+		return f.containers(filter), nil
+	}
 	return []*runtimeapi.Container{{Id: containerID}}, f.called(ctx, "ListContainers", "", 0)
 }
 func (f *fakeRuntime) UpdateContainerResources(ctx context.Context, r *runtimeapi.UpdateContainerResourcesRequest) error {

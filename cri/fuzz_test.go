@@ -37,6 +37,13 @@ func targets() []checked {
 		target("UpdateContainerResources", &runtimeapi.UpdateContainerResourcesRequest{
 			ContainerId: "c", Linux: goodContainerConfig().Linux.Resources,
 		}, checkUpdateResources),
+		target("UpdatePodSandboxResources", &runtimeapi.UpdatePodSandboxResourcesRequest{
+			PodSandboxId: "p", Overhead: goodContainerConfig().Linux.Resources, Resources: goodContainerConfig().Linux.Resources,
+		}, checkUpdateSandboxResources),
+		target("UpdateRuntimeConfig", &runtimeapi.NetworkConfig{PodCidr: "10.0.0.0/24,fd00::/64"}, func(c *runtimeapi.NetworkConfig) error {
+			_, err := podCIDRs("runtime_config.network_config.pod_cidr", c.GetPodCidr())
+			return err
+		}),
 		target("ExecSync", &runtimeapi.ExecSyncRequest{ContainerId: "c", Cmd: []string{"a", "b"}, Timeout: 1}, checkExecSync),
 		target("Exec", &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"a"}, Stdout: true}, checkExec),
 		target("Attach", &runtimeapi.AttachRequest{ContainerId: "c", Stdout: true}, checkAttach),

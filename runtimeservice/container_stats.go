@@ -25,7 +25,14 @@ const usageMaxAge = time.Second
 // container or sandbox.
 type usageCache struct {
 	mu      sync.Mutex
-	entries map[string]*measurement
+	entries map[string]*cachedUsage
+}
+
+// cachedUsage is locked while its cgroup is read, so that all who ask for it at
+// the same time share the reading.
+type cachedUsage struct {
+	mu sync.Mutex
+	measurement
 }
 
 // measurement is what was read of one cgroup, and the rate since the one before.
@@ -36,30 +43,37 @@ type measurement struct {
 	hasRate   bool
 }
 
-// get returns a measurement that is not too old, a new one if need be. Reading
-// the files of a cgroup does not block, so all who ask take turns.
-func (u *usageCache) get(id string, began time.Time, read func() (stats.Usage, error)) (measurement, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	m := u.entries[id]
-	if m != nil && time.Since(m.usage.Time) < usageMaxAge {
-		return *m, nil
+// get returns a measurement that is not too old and has what detail asks for, a
+// new one if need be.
+func (u *usageCache) get(id string, began time.Time, detail stats.Detail, read func() (stats.Usage, error)) (measurement, error) {
+	c := u.entry(id, began)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.usage.Time) < usageMaxAge && (detail == stats.Basic || c.usage.Details != nil) {
+		return c.measurement, nil
 	}
 	usage, err := read()
 	if err != nil {
 		return measurement{}, err
 	}
-	if m == nil {
-		m = &measurement{}
-		m.rate.StartAt(began)
+	c.usage = usage
+	c.nanoCores, c.hasRate = c.rate.Update(usage.Time, usage.CPU)
+	return c.measurement, nil
+}
+
+func (u *usageCache) entry(id string, began time.Time) *cachedUsage {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := u.entries[id]
+	if c == nil {
+		c = &cachedUsage{}
+		c.rate.StartAt(began)
 		if u.entries == nil {
-			u.entries = make(map[string]*measurement)
+			u.entries = make(map[string]*cachedUsage)
 		}
-		u.entries[id] = m
+		u.entries[id] = c
 	}
-	m.usage = usage
-	m.nanoCores, m.hasRate = m.rate.Update(usage.Time, usage.CPU)
-	return *m, nil
+	return c
 }
 
 func (u *usageCache) forget(id string) {
@@ -112,25 +126,26 @@ func (s *Service) containerStats(ctx context.Context, c *container) (*runtimeapi
 		},
 		WritableLayer: s.writableLayer(ctx, c),
 	}
-	m, ok, err := s.measureContainer(c)
+	m, ok, err := s.measureContainer(c, stats.Basic)
 	if err != nil || !ok {
 		return item, err
 	}
-	item.Cpu, item.Memory, item.Swap = cpuUsage(m), memoryUsage(m.usage), swapUsage(m.usage)
+	item.Cpu, item.Memory, item.Swap, item.Io = cpuUsage(m), memoryUsage(m.usage), swapUsage(m.usage), ioUsage(m.usage)
 	return item, nil
 }
 
 // measureContainer reads the cgroup of a running container; ok is false for one
 // that does not run, or ends at this moment.
-func (s *Service) measureContainer(c *container) (m measurement, ok bool, err error) {
+func (s *Service) measureContainer(c *container, detail stats.Detail) (m measurement, ok bool, err error) {
 	rec := c.rec.Load()
 	if rec.State != record.Running {
 		return measurement{}, false, nil
 	}
-	m, err = s.usage.get(c.id, time.Unix(0, rec.StartedAt), func() (stats.Usage, error) {
-		return s.stats.Read(stats.CgroupPath(rec.CgroupPath))
+	m, err = s.usage.get(c.id, time.Unix(0, rec.StartedAt), detail, func() (stats.Usage, error) {
+		return s.stats.Read(stats.CgroupPath(rec.CgroupPath), detail)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
+		s.usage.forget(c.id)
 		return measurement{}, false, nil
 	}
 	if err != nil {
@@ -158,6 +173,7 @@ func cpuUsage(m measurement) *runtimeapi.CpuUsage {
 	usage := &runtimeapi.CpuUsage{
 		Timestamp:            m.usage.Time.UnixNano(),
 		UsageCoreNanoSeconds: value(uint64(m.usage.CPU.Nanoseconds())),
+		Psi:                  psiStats(m.usage.CPUPressure),
 	}
 	if m.hasRate {
 		usage.UsageNanoCores = value(m.nanoCores)
@@ -173,6 +189,7 @@ func memoryUsage(u stats.Usage) *runtimeapi.MemoryUsage {
 		RssBytes:        value(u.RSS),
 		PageFaults:      value(u.PageFaults),
 		MajorPageFaults: value(u.MajorPageFaults),
+		Psi:             psiStats(u.MemoryPressure),
 	}
 	if u.MemoryLimit != stats.NoLimit {
 		usage.AvailableBytes = value(u.MemoryLimit - min(u.WorkingSet, u.MemoryLimit))
@@ -189,6 +206,25 @@ func swapUsage(u stats.Usage) *runtimeapi.SwapUsage {
 		usage.SwapAvailableBytes = value(u.SwapLimit - min(u.Swap, u.SwapLimit))
 	}
 	return usage
+}
+
+// ioUsage is pressure and nothing else; absent where the kernel does not tell it.
+func ioUsage(u stats.Usage) *runtimeapi.IoUsage {
+	if u.IOPressure == nil {
+		return nil
+	}
+	return &runtimeapi.IoUsage{Timestamp: u.Time.UnixNano(), Psi: psiStats(u.IOPressure)}
+}
+
+func psiStats(p *stats.Pressure) *runtimeapi.PsiStats {
+	if p == nil {
+		return nil
+	}
+	return &runtimeapi.PsiStats{Full: psiData(p.Full), Some: psiData(p.Some)}
+}
+
+func psiData(s stats.Stall) *runtimeapi.PsiData {
+	return &runtimeapi.PsiData{Total: uint64(s.Total.Nanoseconds()), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
 }
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }

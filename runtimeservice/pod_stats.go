@@ -34,9 +34,7 @@ func (s *Service) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.Po
 	own := s.ownCgroups()
 	items := []*runtimeapi.PodSandboxStats{}
 	all := s.sandboxes.all()
-	slices.SortFunc(all, func(a, b *sandbox) int {
-		return cmp.Or(cmp.Compare(a.rec.Load().CreatedAt, b.rec.Load().CreatedAt), cmp.Compare(a.id, b.id))
-	})
+	sortSandboxes(all)
 	for _, sb := range all {
 		if sb.rec.Load().State != record.Ready ||
 			!strings.HasPrefix(sb.id, filter.GetId()) ||
@@ -52,6 +50,13 @@ func (s *Service) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.Po
 		items = append(items, item)
 	}
 	return items, nil
+}
+
+// sortSandboxes puts the oldest first.
+func sortSandboxes(all []*sandbox) {
+	slices.SortFunc(all, func(a, b *sandbox) int {
+		return cmp.Or(cmp.Compare(a.rec.Load().CreatedAt, b.rec.Load().CreatedAt), cmp.Compare(a.id, b.id))
+	})
 }
 
 // ownCgroups are the cgroup parents that belong to one ready sandbox alone, as a
@@ -95,26 +100,26 @@ func (s *Service) podStats(ctx context.Context, sb *sandbox, own map[string]bool
 		}
 		item.Linux.Containers = append(item.Linux.Containers, stat)
 	}
-	m, err := s.measurePod(sb, rec, containers, own[rec.CgroupParent])
+	m, err := s.measurePod(sb, rec, containers, own[rec.CgroupParent], stats.Basic)
 	if err != nil {
 		return nil, err
 	}
-	item.Linux.Cpu, item.Linux.Memory = cpuUsage(m), memoryUsage(m.usage)
+	item.Linux.Cpu, item.Linux.Memory, item.Linux.Io = cpuUsage(m), memoryUsage(m.usage), ioUsage(m.usage)
 	item.Linux.Process = &runtimeapi.ProcessUsage{Timestamp: m.usage.Time.UnixNano(), ProcessCount: value(m.usage.Processes)}
 	item.Linux.Network = s.podNetwork(sb, rec, containers)
 	return item, nil
 }
 
 // measurePod reads the pod's own cgroup, or sums up those of its containers.
-func (s *Service) measurePod(sb *sandbox, rec *record.Sandbox, containers []*container, own bool) (measurement, error) {
-	m, err := s.usage.get(sb.id, time.Unix(0, rec.CreatedAt), func() (stats.Usage, error) {
+func (s *Service) measurePod(sb *sandbox, rec *record.Sandbox, containers []*container, own bool, detail stats.Detail) (measurement, error) {
+	m, err := s.usage.get(sb.id, time.Unix(0, rec.CreatedAt), detail, func() (stats.Usage, error) {
 		if own {
-			usage, err := s.stats.Read(s.parentPath(rec.CgroupParent))
+			usage, err := s.stats.Read(s.parentPath(rec.CgroupParent), detail)
 			if !errors.Is(err, fs.ErrNotExist) {
 				return usage, err
 			}
 		}
-		return s.sumContainers(containers)
+		return s.sumContainers(containers, detail)
 	})
 	if err != nil {
 		return measurement{}, fmt.Errorf("measure sandbox %s: %w", sb.id, err)
@@ -131,21 +136,19 @@ func (s *Service) parentPath(parent string) string {
 	return path.Join("/", parent)
 }
 
-func (s *Service) sumContainers(containers []*container) (stats.Usage, error) {
+func (s *Service) sumContainers(containers []*container, detail stats.Detail) (stats.Usage, error) {
 	sum := stats.Usage{Time: time.Now()}
+	if detail == stats.Full {
+		sum.Details = &stats.Details{}
+	}
 	for _, c := range containers {
-		rec := c.rec.Load()
-		if rec.State != record.Running {
-			continue
-		}
-		usage, err := s.stats.Read(stats.CgroupPath(rec.CgroupPath))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		m, ok, err := s.measureContainer(c, detail)
 		if err != nil {
 			return stats.Usage{}, err
 		}
-		sum.Add(usage)
+		if ok {
+			sum.Add(m.usage)
+		}
 	}
 	if sum.MemoryLimit == 0 {
 		sum.MemoryLimit = stats.NoLimit // no container runs
@@ -156,13 +159,8 @@ func (s *Service) sumContainers(containers []*container) (stats.Usage, error) {
 // podNetwork is absent for a pod on the node's network, and where it cannot be
 // read at this moment.
 func (s *Service) podNetwork(sb *sandbox, rec *record.Sandbox, containers []*container) *runtimeapi.NetworkUsage {
-	pin := rec.Namespaces[string(namespaces.Network)]
-	if pin == "" {
-		return nil
-	}
-	all, err := readInterfaces(pin, containers)
-	if err != nil {
-		s.log.Debug("read the pod's interfaces", "sandbox", sb.id, "error", err)
+	all := s.podInterfaces(sb, rec, containers)
+	if all == nil {
 		return nil
 	}
 	usage := &runtimeapi.NetworkUsage{Timestamp: time.Now().UnixNano()}

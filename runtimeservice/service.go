@@ -38,6 +38,7 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/join"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
+	"github.com/berth-cri/berth/runtimeservice/podmetrics"
 	"github.com/berth-cri/berth/runtimeservice/record"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 	"github.com/berth-cri/berth/runtimeservice/stats"
@@ -145,6 +146,9 @@ type Service struct {
 	events events.Hub
 	stats  *stats.Reader
 	usage  usageCache
+	// metrics are those that this node has, found out with the first call.
+	metrics func() *podmetrics.Set
+	scrapes scrapes
 
 	// background are the operations that nobody waits for.
 	background sync.WaitGroup
@@ -191,6 +195,7 @@ func New(opts Options) (*Service, error) {
 		stats:      stats.NewReader(opts.CgroupRoot),
 		leftovers:  newLeftovers(),
 	}
+	s.metrics = sync.OnceValue(func() *podmetrics.Set { return podmetrics.New(s.stats.Features()) })
 	var err error
 	if s.sandboxRecords, err = record.Open[record.Sandbox](filepath.Join(opts.Root, "sandboxes"), s.log); err != nil {
 		return nil, err

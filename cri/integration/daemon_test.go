@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -58,7 +59,13 @@ func layOut(dir, config string) (*daemon, error) {
 // ownDaemon starts a daemon for one test.
 func ownDaemon(t *testing.T, config string) *daemon {
 	t.Helper()
-	d, err := newDaemon(t.Context(), shortDir(t), config)
+	return ownDaemonIn(t, shortDir(t), config)
+}
+
+// ownDaemonIn is ownDaemon with its directories below dir.
+func ownDaemonIn(t *testing.T, dir, config string) *daemon {
+	t.Helper()
+	d, err := newDaemon(t.Context(), dir, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,4 +187,15 @@ func (d *daemon) monitor(t testing.TB) int {
 		t.Fatalf("no monitor runs: %v", err)
 	}
 	return pid
+}
+
+// writeFile writes a file, and makes its directory.
+func writeFile(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

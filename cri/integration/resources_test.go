@@ -160,3 +160,13 @@ func TestCgroupParent(t *testing.T) {
 		})
 	}
 }
+
+// hasPressure tells whether the kernel measures the pressure of each cgroup.
+func hasPressure() bool {
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.ReadFile(mount + "/cpu.pressure"); err == nil {
+			return true
+		}
+	}
+	return false
+}

@@ -9,17 +9,22 @@ import (
 
 // Interface is what a network interface has moved so far.
 type Interface struct {
-	Name                                 string
-	RxBytes, RxErrors, TxBytes, TxErrors uint64
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
 // Columns of /proc/net/dev after the interface's name (proc_pid_net(5)).
 const (
-	rxBytesColumn  = 0
-	rxErrorsColumn = 2
-	txBytesColumn  = 8
-	txErrorsColumn = 10
-	columns        = 16
+	rxBytesColumn   = 0
+	rxPacketsColumn = 1
+	rxErrorsColumn  = 2
+	rxDroppedColumn = 3
+	txBytesColumn   = 8
+	txPacketsColumn = 9
+	txErrorsColumn  = 10
+	txDroppedColumn = 11
+	columns         = 16
 )
 
 // ReadInterfaces reads a file with the format of /proc/net/dev. The loopback
@@ -48,15 +53,18 @@ func parseInterfaces(raw []byte) ([]Interface, error) {
 			return nil, fmt.Errorf("interface %q has %d columns, want %d", name, len(fields), columns)
 		}
 		i := Interface{Name: name}
-		for column, to := range map[int]*uint64{
-			rxBytesColumn: &i.RxBytes, rxErrorsColumn: &i.RxErrors,
-			txBytesColumn: &i.TxBytes, txErrorsColumn: &i.TxErrors,
+		for _, c := range []struct {
+			column int
+			to     *uint64
+		}{
+			{rxBytesColumn, &i.RxBytes}, {rxPacketsColumn, &i.RxPackets}, {rxErrorsColumn, &i.RxErrors}, {rxDroppedColumn, &i.RxDropped},
+			{txBytesColumn, &i.TxBytes}, {txPacketsColumn, &i.TxPackets}, {txErrorsColumn, &i.TxErrors}, {txDroppedColumn, &i.TxDropped},
 		} {
-			n, err := strconv.ParseUint(fields[column], 10, 64)
+			n, err := strconv.ParseUint(fields[c.column], 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("interface %q: %w", name, err)
 			}
-			*to = n
+			*c.to = n
 		}
 		all = append(all, i)
 	}

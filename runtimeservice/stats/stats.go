@@ -1,22 +1,15 @@
-// Package stats reads what containers use from their cgroups, version 1 and 2,
-// and what pods send and receive from their network namespaces. It reads the few
-// files that CRI has fields for, and keeps nothing.
+// Package stats reads what containers use from their cgroups, version 1 and 2
+// and both side by side, and what pods send and receive from their network
+// namespaces. It keeps nothing but the names of disks.
 package stats
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const defaultRoot = "/sys/fs/cgroup"
@@ -27,6 +20,16 @@ const NoLimit = math.MaxUint64
 // noLimitV1 is about what cgroup v1 writes for none: the greatest number of
 // pages that fits a long, which depends on the page size.
 const noLimitV1 = math.MaxInt64 &^ 0xffff
+
+// Detail is how much is read: more files take more time.
+type Detail int
+
+const (
+	// Basic is what CRI has fields for.
+	Basic Detail = iota
+	// Full adds Usage.Details.
+	Full
+)
 
 // Usage is what a cgroup uses, with all below it.
 type Usage struct {
@@ -41,11 +44,17 @@ type Usage struct {
 	// the kernel does not tell.
 	Swap, SwapLimit uint64
 	HasSwap         bool
-	Processes       uint64
+	// Processes counts threads too, as the pids controller does.
+	Processes uint64
+	// What tasks had to wait for; nil where the kernel does not tell.
+	CPUPressure, MemoryPressure, IOPressure *Pressure
+	// Details are there if they were asked for.
+	Details *Details
 }
 
 // Add sums up what several cgroups use. A limit is the sum too, NoLimit if one
-// has none. The earlier time holds.
+// has none. The earlier time holds. Pressure has no sum: two who wait at the same
+// time wait as long as one.
 func (u *Usage) Add(v Usage) {
 	if u.Time.IsZero() || v.Time.Before(u.Time) {
 		u.Time = v.Time
@@ -61,6 +70,16 @@ func (u *Usage) Add(v Usage) {
 	u.HasSwap = u.HasSwap || v.HasSwap
 	u.MemoryLimit = addLimits(u.MemoryLimit, v.MemoryLimit)
 	u.SwapLimit = addLimits(u.SwapLimit, v.SwapLimit)
+	u.CPUPressure, u.MemoryPressure, u.IOPressure = nil, nil, nil
+	if v.Details == nil {
+		return
+	}
+	var sum Details
+	if u.Details != nil {
+		sum = *u.Details
+	}
+	sum.add(v.Details)
+	u.Details = &sum
 }
 
 func addLimits(a, b uint64) uint64 {
@@ -72,31 +91,33 @@ func addLimits(a, b uint64) uint64 {
 
 // Reader reads cgroups below a mount point. It may be used by several at a time.
 type Reader struct {
-	root    string
-	version func() int
+	root     string
+	features func() Features
+	disks    sync.Map // names by number
 }
 
 // NewReader makes a Reader of the hierarchies mounted at root, /sys/fs/cgroup if
 // empty. On a hybrid node, where the controllers are those of version 1, it reads
-// version 1.
+// version 1, and pressure of version 2.
 func NewReader(root string) *Reader {
 	if root == "" {
 		root = defaultRoot
 	}
-	return &Reader{root: root, version: sync.OnceValue(func() int {
-		if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
-			return 2
-		}
-		return 1
-	})}
+	return &Reader{root: root, features: sync.OnceValue(func() Features { return detect(root) })}
 }
+
+// Features is what this node's cgroups can tell. It is found out once.
+func (r *Reader) Features() Features { return r.features() }
 
 // Read tells what a cgroup uses, given its path below the mount points. The
 // error is fs.ErrNotExist where there is no such cgroup.
-func (r *Reader) Read(cgroup string) (Usage, error) {
+func (r *Reader) Read(cgroup string, detail Detail) (Usage, error) {
 	u := Usage{MemoryLimit: NoLimit, SwapLimit: NoLimit}
+	if detail == Full {
+		u.Details = &Details{}
+	}
 	var err error
-	if r.version() == 2 {
+	if r.features().Unified {
 		err = r.readV2(cgroup, &u)
 	} else {
 		err = r.readV1(cgroup, &u)
@@ -107,73 +128,12 @@ func (r *Reader) Read(cgroup string) (Usage, error) {
 	return u, nil
 }
 
-func (r *Reader) readV1(cgroup string, u *Usage) error {
-	f := files{dir: func(controller string) string { return filepath.Join(r.root, controller, cgroup) }}
-	u.CPU = time.Duration(f.number("cpuacct", "cpuacct.usage"))
-	u.Time = time.Now()
-	u.Memory = f.number("memory", "memory.usage_in_bytes")
-	// Keys that begin with total_ are those of the whole subtree.
-	var memAndSwap uint64 = noLimitV1
-	var inactive uint64
-	f.table("memory", "memory.stat", func(key string, value uint64) {
-		switch key {
-		case "total_rss":
-			u.RSS = value
-		case "total_inactive_file":
-			inactive = value
-		case "total_pgfault":
-			u.PageFaults = value
-		case "total_pgmajfault":
-			u.MajorPageFaults = value
-		case "total_swap":
-			u.Swap, u.HasSwap = value, true
-		case "hierarchical_memory_limit":
-			u.MemoryLimit = value
-		case "hierarchical_memsw_limit":
-			memAndSwap = value
-		}
-	})
-	u.WorkingSet = less(u.Memory, inactive)
-	if u.MemoryLimit >= noLimitV1 {
-		u.MemoryLimit = NoLimit
+// dir is a cgroup's directory in the hierarchy of a controller.
+func (r *Reader) dir(controller, cgroup string) string {
+	if r.features().Unified {
+		return filepath.Join(r.root, cgroup)
 	}
-	if memAndSwap < noLimitV1 && u.MemoryLimit != NoLimit {
-		u.SwapLimit = less(memAndSwap, u.MemoryLimit)
-	}
-	u.Processes = f.optional("pids", "pids.current")
-	return f.err
-}
-
-func (r *Reader) readV2(cgroup string, u *Usage) error {
-	f := files{dir: func(string) string { return filepath.Join(r.root, cgroup) }}
-	f.table("", "cpu.stat", func(key string, value uint64) {
-		if key == "usage_usec" {
-			u.CPU = time.Duration(value) * time.Microsecond
-		}
-	})
-	u.Time = time.Now()
-	u.Memory = f.number("", "memory.current")
-	var inactive uint64
-	f.table("", "memory.stat", func(key string, value uint64) {
-		switch key {
-		case "anon":
-			u.RSS = value
-		case "inactive_file":
-			inactive = value
-		case "pgfault":
-			u.PageFaults = value
-		case "pgmajfault":
-			u.MajorPageFaults = value
-		}
-	})
-	u.WorkingSet = less(u.Memory, inactive)
-	u.MemoryLimit = f.limit("memory.max")
-	if swap, ok := f.read("", "memory.swap.current"); ok {
-		u.Swap, u.HasSwap = f.parse("memory.swap.current", swap), true
-		u.SwapLimit = f.limit("memory.swap.max")
-	}
-	u.Processes = f.optional("", "pids.current")
-	return f.err
+	return filepath.Join(r.root, controller, cgroup)
 }
 
 func less(a, b uint64) uint64 {
@@ -183,112 +143,7 @@ func less(a, b uint64) uint64 {
 	return a - b
 }
 
-// files reads the files of one cgroup and remembers the first error.
-type files struct {
-	dir func(controller string) string
-	err error
-}
-
-// read returns the content of a file that the node need not have.
-func (f *files) read(controller, name string) ([]byte, bool) {
-	raw, err := readFile(filepath.Join(f.dir(controller), name))
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) && f.err == nil {
-			f.err = err
-		}
-		return nil, false
-	}
-	return raw, true
-}
-
-func (f *files) must(controller, name string) []byte {
-	raw, err := readFile(filepath.Join(f.dir(controller), name))
-	if err != nil && f.err == nil {
-		f.err = err
-	}
-	return raw
-}
-
-func (f *files) parse(name string, raw []byte) uint64 {
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(raw)), 10, 64)
-	if err != nil && f.err == nil {
-		f.err = fmt.Errorf("%s: %w", name, err)
-	}
-	return n
-}
-
-func (f *files) number(controller, name string) uint64 {
-	raw := f.must(controller, name)
-	if f.err != nil {
-		return 0
-	}
-	return f.parse(name, raw)
-}
-
-func (f *files) optional(controller, name string) uint64 {
-	raw, ok := f.read(controller, name)
-	if !ok {
-		return 0
-	}
-	return f.parse(name, raw)
-}
-
-// limit reads a file of version 2 that has a number or "max". The root cgroup
-// has none.
-func (f *files) limit(name string) uint64 {
-	raw, ok := f.read("", name)
-	if !ok || string(bytes.TrimSpace(raw)) == "max" {
-		return NoLimit
-	}
-	return f.parse(name, raw)
-}
-
-func (f *files) table(controller, name string, each func(key string, value uint64)) {
-	raw := f.must(controller, name)
-	for line := range bytes.Lines(raw) {
-		key, value, ok := strings.Cut(strings.TrimSpace(string(line)), " ")
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(value, 10, 64)
-		if err != nil {
-			continue // one of a kind that a newer kernel has
-		}
-		each(key, n)
-	}
-}
-
-// statFileSize is more than any file read here has.
-const statFileSize = 16 << 10
-
-var buffers = sync.Pool{New: func() any { return new([statFileSize]byte) }}
-
-// readFile is os.ReadFile without its detour through the poller, which for files
-// of cgroups costs more than the reading.
-func readFile(path string) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	buf := buffers.Get().(*[statFileSize]byte)
-	defer buffers.Put(buf)
-	total := 0
-	for total < len(buf) {
-		n, err := unix.Read(fd, buf[total:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			if errors.Is(err, unix.ENODEV) { // the cgroup was removed meanwhile
-				err = unix.ENOENT
-			}
-			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
-		}
-		if n == 0 {
-			break
-		}
-		total += n
-	}
-	return bytes.Clone(buf[:total]), nil
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

@@ -38,7 +38,7 @@ func TestReadV1(t *testing.T) {
 		"memory/broken/memory.stat":           "",
 	})
 	r := NewReader(root)
-	got, err := r.Read("/pod/c")
+	got, err := r.Read("/pod/c", Basic)
 	if err != nil || got.Time.IsZero() {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -50,14 +50,14 @@ func TestReadV1(t *testing.T) {
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	got, err = r.Read("free")
+	got, err = r.Read("free", Basic)
 	if err != nil || got.MemoryLimit != NoLimit || got.SwapLimit != NoLimit || got.HasSwap || got.WorkingSet != 0 {
 		t.Errorf("without limits: %+v, %v", got, err)
 	}
-	if _, err := r.Read("gone"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := r.Read("gone", Basic); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no such cgroup: %v", err)
 	}
-	if _, err := r.Read("broken"); err == nil || errors.Is(err, fs.ErrNotExist) {
+	if _, err := r.Read("broken", Basic); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("unreadable number: %v", err)
 	}
 }
@@ -73,7 +73,7 @@ func TestReadV2(t *testing.T) {
 		"c/memory.swap.current": "5\n",
 		"c/memory.swap.max":     "50\n",
 	})
-	got, err := NewReader(root).Read("/c")
+	got, err := NewReader(root).Read("/c", Basic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,10 +105,10 @@ func TestParseInterfaces(t *testing.T) {
 	const table = `Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:  111       1    0    0    0     0          0         0      111       1    0    0    0     0       0          0
-  eth0: 4096      10    2    0    0     0          0         0     8192      20    3    0    0     0       0          0
+  eth0: 4096      10    2    4    0     0          0         0     8192      20    3    5    0     0       0          0
 `
 	got, err := parseInterfaces([]byte(table))
-	want := []Interface{{Name: "eth0", RxBytes: 4096, RxErrors: 2, TxBytes: 8192, TxErrors: 3}}
+	want := []Interface{{Name: "eth0", RxBytes: 4096, RxPackets: 10, RxErrors: 2, RxDropped: 4, TxBytes: 8192, TxPackets: 20, TxErrors: 3, TxDropped: 5}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
