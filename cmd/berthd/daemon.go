@@ -115,7 +115,6 @@ func newNetworks(cfg config.Config, s *surface) *cni.Networks {
 		ConfDirs:   cfg.Network.ConfDirs,
 		BinDirs:    cfg.Network.BinDirs,
 		Template:   cfg.Network.Template,
-		Template:   cfg.Network.Template,
 		StateDir:   filepath.Join(cfg.Root, "cni"),
 		Timeout:    cfg.Network.Timeout,
 		Operations: s.Operations,
