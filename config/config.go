@@ -79,6 +79,7 @@ type Images struct {
 	StallTimeout   time.Duration `yaml:"stallTimeout"`
 	Pinned         []string      `yaml:"pinned"`
 	Platform       string        `yaml:"platform"`
+	PolicyFile     string        `yaml:"policyFile"`
 }
 
 // Network is about CNI.

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/berth-cri/berth/imageservice/hosts"
 	"github.com/berth-cri/berth/imageservice/manifest"
+	"github.com/berth-cri/berth/imageservice/policy"
 	"github.com/berth-cri/berth/imageservice/reference"
 	"github.com/berth-cri/berth/imageservice/registry"
 	"github.com/berth-cri/berth/imageservice/store"
@@ -39,7 +41,11 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if err != nil {
 		return "", fmt.Errorf("pull image: %w", err)
 	}
-	p, err := s.joinPull(ctx, ref, r)
+	admitted := s.admission.policy().Decide(ref, r.GetSandboxConfig().GetMetadata().GetNamespace())
+	if admitted.Action == policy.Deny {
+		return "", refused(name, admitted.Check(nil))
+	}
+	p, err := s.joinPull(ctx, ref, r, admitted)
 	if err != nil {
 		return "", fmt.Errorf("pull image %q: %w", name, err)
 	}
@@ -52,10 +58,18 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if errors.Is(p.err, registry.ErrUnavailable) {
 		return "", fmt.Errorf("%w: pull image %q: %w", crierrors.ErrRegistryUnavailable, name, p.err)
 	}
+	if errors.Is(p.err, policy.ErrRefused) {
+		return "", refused(name, p.err)
+	}
 	if p.err != nil {
 		return "", fmt.Errorf("pull image %q: %w", name, p.err)
 	}
 	return p.id.String(), nil
+}
+
+// refused is the error for an image that the policy does not allow.
+func refused(name string, why error) error {
+	return fmt.Errorf("%w: pull image %q: %w", crierrors.ErrSignatureValidationFailed, name, why)
 }
 
 // pull is one running pull.
@@ -67,6 +81,8 @@ type pull struct {
 	// endStage ends the stage of the operation that the pull is in; nil in none.
 	endStage func(error)
 	auth     *authn.AuthConfig
+	// admitted is what the image policy says of the name.
+	admitted policy.Decision
 
 	progress progress
 	done     chan struct{} // closed when the rest is set
@@ -75,9 +91,10 @@ type pull struct {
 }
 
 // joinPull returns the running pull for the same request, or starts it.
-func (s *Service) joinPull(ctx context.Context, ref reference.Reference, r *runtimeapi.PullImageRequest) (*pull, error) {
+func (s *Service) joinPull(ctx context.Context, ref reference.Reference, r *runtimeapi.PullImageRequest, admitted policy.Decision) (*pull, error) {
 	auth := authFor(ref, r.GetAuth())
-	key := pullKey(ref, auth)
+	// What one rule admits, another may not.
+	key := pullKey(ref, auth) + " " + admitted.Reason
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pullCtx.Err() != nil {
@@ -86,7 +103,7 @@ func (s *Service) joinPull(ctx context.Context, ref reference.Reference, r *runt
 	if p, ok := s.pulls[key]; ok {
 		return p, nil
 	}
-	p := &pull{s: s, by: operation.From(ctx), ref: ref, spec: r.GetImage(), auth: auth, done: make(chan struct{})}
+	p := &pull{s: s, by: operation.From(ctx), ref: ref, spec: r.GetImage(), auth: auth, admitted: admitted, done: make(chan struct{})}
 	p.progress.begin(ref.String())
 	s.pulls[key] = p
 	release := operation.Hold(ctx)
@@ -221,6 +238,7 @@ type resolved struct {
 	id          digest.Digest
 	config      []byte
 	diffIDs     []digest.Digest
+	signatures  json.RawMessage // of policy.Signature
 }
 
 // resolve follows the name to the manifest for this platform and its
@@ -274,6 +292,28 @@ func (p *pull) fetchConfig(ctx context.Context, repo *registry.Repository, r *re
 	return nil
 }
 
+// checkSignatures has the image policy look at the image's signatures before a layer is
+// fetched, and keeps them.
+func (p *pull) checkSignatures(ctx context.Context, repo *registry.Repository, r *resolved) error {
+	if !p.admitted.NeedsSignatures() {
+		return nil
+	}
+	s := signatures{repo: repo, ref: p.ref, report: func(err error) {
+		p.s.log.Warn("a signature is left out", "image", p.ref.String(), "error", err)
+	}}
+	for _, subject := range slices.Compact([]digest.Digest{r.top, r.manifest.Digest}) {
+		if err := s.collect(ctx, subject); err != nil {
+			return err
+		}
+	}
+	if err := p.admitted.Check(s.found); err != nil {
+		return err
+	}
+	var err error
+	r.signatures, err = json.Marshal(s.found)
+	return err
+}
+
 // fetchLayers brings all layers into the store and into the lease.
 func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, lease *store.Lease) error {
 	bars := p.progress.layers(r.layers)
@@ -309,7 +349,7 @@ func (p *pull) record(r *resolved) error {
 	return p.s.store.PutImage(store.Image{
 		ID: r.id, Layers: r.diffIDs,
 		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
-		Annotations: r.annotations, UserSpecified: p.spec.GetUserSpecifiedImage(),
+		Annotations: r.annotations, UserSpecified: p.spec.GetUserSpecifiedImage(), Signatures: r.signatures,
 		PulledAt: time.Now().UTC(),
 	}, refs, r.config, r.manifest.Content)
 }

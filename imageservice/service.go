@@ -56,6 +56,9 @@ type Options struct {
 	// UsageInterval is the shortest time between two measurements of one
 	// container's writable layer.
 	UsageInterval time.Duration
+	// PolicyFile is an image policy (package policy); empty for none. It is read
+	// again when it has changed.
+	PolicyFile string
 	// UserAgent is sent to registries.
 	UserAgent string
 	Logger    *slog.Logger
@@ -81,9 +84,10 @@ type Service struct {
 	pulls  map[string]*pull
 	layers map[digest.Digest]*layerFlight
 
-	rootfs   keyedMutex // by container ID
-	volumes  keyedMutex // by image ID
-	counters counters
+	rootfs    keyedMutex // by container ID
+	volumes   keyedMutex // by image ID
+	admission *admission
+	counters  counters
 }
 
 // counters only grow.
@@ -133,6 +137,9 @@ func New(o Options) (*Service, error) {
 		s.platform = *o.Platform
 	}
 	var err error
+	if s.admission, err = newAdmission(o.PolicyFile, o.Logger); err != nil {
+		return nil, err
+	}
 	if s.store, err = store.Open(o.Root, o.Logger); err != nil {
 		return nil, err
 	}

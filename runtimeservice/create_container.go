@@ -171,6 +171,10 @@ func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *r
 	if err != nil {
 		return nil, nil, fmt.Errorf("find image %q: %w", ref, err)
 	}
+	namespace := sb.config.GetMetadata().GetNamespace()
+	if err := s.opts.Images.Admit(ctx, imageID, config.GetImage().GetUserSpecifiedImage(), namespace); err != nil {
+		return nil, nil, err
+	}
 	raw, err := proto.Marshal(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode configuration: %w", err)

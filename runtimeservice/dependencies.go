@@ -21,6 +21,9 @@ type Images interface {
 	// Image returns the ID and the configuration of what ref names: a tag, a
 	// digest, an ID or the beginning of one. ErrNotFound if there is none.
 	Image(ctx context.Context, ref string) (id string, config *ocispec.Image, err error)
+	// Admit returns nil if pods of the namespace may use the image, which the pod
+	// calls name.
+	Admit(ctx context.Context, image, name, namespace string) error
 	// ImageStatus answers the CRI call of that name; Image is nil where there
 	// is none.
 	ImageStatus(ctx context.Context, spec *runtimeapi.ImageSpec, verbose bool) (*runtimeapi.ImageStatusResponse, error)

@@ -592,6 +592,10 @@ func (f fakeImages) Image(ctx context.Context, ref string) (string, *ocispec.Ima
 	return testImage, &ocispec.Image{}, nil
 }
 
+func (f fakeImages) Admit(ctx context.Context, image, _, namespace string) error {
+	return f.at(ctx, "admit", image+" in "+namespace)
+}
+
 func (f fakeImages) ImageStatus(context.Context, *runtimeapi.ImageSpec, bool) (*runtimeapi.ImageStatusResponse, error) {
 	return &runtimeapi.ImageStatusResponse{Image: &runtimeapi.Image{
 		Id:          testImage,

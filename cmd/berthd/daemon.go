@@ -105,6 +105,7 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		Pinned:         cfg.Images.Pinned,
 		ParallelLayers: cfg.Images.ParallelLayers,
 		StallTimeout:   cfg.Images.StallTimeout,
+		PolicyFile:     cfg.Images.PolicyFile,
 		UserAgent:      "berth/" + version,
 		Logger:         s.Logger,
 	})

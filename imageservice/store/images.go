@@ -36,8 +36,11 @@ type Image struct {
 	// Annotations are those of the manifest.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// UserSpecified is what the last pull's caller called it.
-	UserSpecified string    `json:"userSpecified,omitempty"`
-	PulledAt      time.Time `json:"pulledAt"`
+	UserSpecified string `json:"userSpecified,omitempty"`
+	// Signatures are kept as the image service found them; the store does not read
+	// them. An image that is recorded again without any keeps those it has.
+	Signatures json.RawMessage `json:"signatures,omitempty"`
+	PulledAt   time.Time       `json:"pulledAt"`
 
 	// Config is the parsed configuration; callers must not change it.
 	Config *ocispec.Image `json:"-"`
@@ -173,6 +176,9 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 		return fmt.Errorf("record image %s: %w", img.ID, err)
 	}
 	img.Names = s.nextNames(img.ID, refs)
+	if old, err := s.ByID(img.ID.String()); err == nil && img.Signatures == nil {
+		img.Signatures = old.Signatures
+	}
 	if err := s.writeImage(&img, config, manifest); err != nil {
 		return fmt.Errorf("record image %s: %w", img.ID, named(err))
 	}
