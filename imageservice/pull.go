@@ -193,6 +193,9 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := p.checkSignatures(ctx, repo, found); err != nil {
+		return "", err
+	}
 	fetching := p.stage(ctx, StageLayers)
 	lease := p.s.store.Lease()
 	defer func() { err = errors.Join(err, lease.Release()) }()

@@ -104,7 +104,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		return "", err
 	}
 	building, built := operation.Stage(ctx, stageCreate)
-	volumes, err := s.makeVolumes(building, rec.ID, config, image)
+	volumes, err := s.makeVolumes(building, sb, rec.ID, config, image)
 	if err != nil {
 		built(err)
 		return "", err
@@ -171,8 +171,7 @@ func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *r
 	if err != nil {
 		return nil, nil, fmt.Errorf("find image %q: %w", ref, err)
 	}
-	namespace := sb.config.GetMetadata().GetNamespace()
-	if err := s.opts.Images.Admit(ctx, imageID, config.GetImage().GetUserSpecifiedImage(), namespace); err != nil {
+	if err := s.admit(ctx, sb, imageID, config.GetImage()); err != nil {
 		return nil, nil, err
 	}
 	raw, err := proto.Marshal(config)
@@ -194,6 +193,11 @@ func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *r
 	}
 	rec.ImageName, rec.ImageRef, err = s.imageNames(ctx, config.GetImage(), imageID)
 	return rec, image, err
+}
+
+// admit asks whether the sandbox's pod may use an image.
+func (s *Service) admit(ctx context.Context, sb *sandbox, image string, asked *runtimeapi.ImageSpec) error {
+	return s.opts.Images.Admit(ctx, image, asked.GetUserSpecifiedImage(), sb.config.GetMetadata().GetNamespace())
 }
 
 // imageNames returns what a container's status calls its image: the name that a

@@ -23,13 +23,13 @@ type containerVolumes struct {
 // makeVolumes mounts the images among the container's mounts and makes the volumes
 // that its own image declares. The root file system is mounted; what is made here
 // is removed with it.
-func (s *Service) makeVolumes(ctx context.Context, id string, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*containerVolumes, error) {
+func (s *Service) makeVolumes(ctx context.Context, sb *sandbox, id string, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*containerVolumes, error) {
 	v := &containerVolumes{images: map[int]spec.ImageMount{}}
 	for i, m := range config.GetMounts() {
 		if m.GetImage().GetImage() == "" {
 			continue // package spec says what is wrong with one that is empty
 		}
-		mounted, err := s.mountImage(ctx, id, m.GetImage().GetImage())
+		mounted, err := s.mountImage(ctx, sb, id, m.GetImage())
 		if err != nil {
 			return nil, fmt.Errorf("%w: config.mounts[%s].image.image: %w", crierrors.ErrImageVolumeMountFailed, strconv.Itoa(i), err)
 		}
@@ -51,7 +51,11 @@ func (s *Service) makeVolumes(ctx context.Context, id string, config *runtimeapi
 
 // mountImage mounts an image for the container. It is not pulled if it is not
 // there: that is the client's part.
-func (s *Service) mountImage(ctx context.Context, id, image string) (spec.ImageMount, error) {
+func (s *Service) mountImage(ctx context.Context, sb *sandbox, id string, asked *runtimeapi.ImageSpec) (spec.ImageMount, error) {
+	image := asked.GetImage()
+	if err := s.admit(ctx, sb, image, asked); err != nil {
+		return spec.ImageMount{}, err
+	}
 	resp, err := s.opts.Images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: image}, false)
 	if err != nil {
 		return spec.ImageMount{}, err
