@@ -86,16 +86,26 @@ func editable(spec *specs.Spec) *specs.Spec {
 }
 
 func adjustAnnotations(spec *specs.Spec, annotations map[string]string) {
-	if len(annotations) > 0 && spec.Annotations == nil {
-		spec.Annotations = make(map[string]string, len(annotations))
+	spec.Annotations = adjustMap(spec.Annotations, annotations, func(v string) string { return v })
+}
+
+// adjustMap removes what is marked, then sets the rest: a name that one plugin removed
+// and another set again is in the changes both ways.
+func adjustMap[From, To any](m map[string]To, changes map[string]From, convert func(From) To) map[string]To {
+	if len(changes) > 0 && m == nil {
+		m = make(map[string]To, len(changes))
 	}
-	for name, value := range annotations {
+	for name := range changes {
 		if removed, marked := api.IsMarkedForRemoval(name); marked {
-			delete(spec.Annotations, removed)
-		} else {
-			spec.Annotations[name] = value
+			delete(m, removed)
 		}
 	}
+	for name, value := range changes {
+		if _, marked := api.IsMarkedForRemoval(name); !marked {
+			m[name] = convert(value)
+		}
+	}
+	return m
 }
 
 // adjustEnv changes a variable where it is, so that the order stays.

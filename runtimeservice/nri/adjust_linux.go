@@ -29,8 +29,8 @@ func (a Adjuster) adjustLinux(spec *specs.Spec, adjust *api.ContainerAdjustment)
 			spec.Linux.MemoryPolicy = nil
 		}
 	}
-	adjustSysctls(spec.Linux, linux.GetSysctl())
-	adjustNetDevices(spec.Linux, linux.GetNetDevices())
+	spec.Linux.Sysctl = adjustMap(spec.Linux.Sysctl, linux.GetSysctl(), func(v string) string { return v })
+	spec.Linux.NetDevices = adjustMap(spec.Linux.NetDevices, linux.GetNetDevices(), (*api.LinuxNetDevice).ToOCI)
 	if err := adjustDevices(spec.Linux, linux.GetDevices()); err != nil {
 		return err
 	}
@@ -85,32 +85,6 @@ func seccompPolicy(policy *api.LinuxSeccomp) *specs.LinuxSeccomp {
 	return out
 }
 
-func adjustSysctls(linux *specs.Linux, sysctls map[string]string) {
-	if len(sysctls) > 0 && linux.Sysctl == nil {
-		linux.Sysctl = make(map[string]string, len(sysctls))
-	}
-	for name, value := range sysctls {
-		if removed, marked := api.IsMarkedForRemoval(name); marked {
-			delete(linux.Sysctl, removed)
-		} else {
-			linux.Sysctl[name] = value
-		}
-	}
-}
-
-func adjustNetDevices(linux *specs.Linux, devices map[string]*api.LinuxNetDevice) {
-	if len(devices) > 0 && linux.NetDevices == nil {
-		linux.NetDevices = make(map[string]specs.LinuxNetDevice, len(devices))
-	}
-	for name, device := range devices {
-		if removed, marked := api.IsMarkedForRemoval(name); marked {
-			delete(linux.NetDevices, removed)
-		} else {
-			linux.NetDevices[name] = device.ToOCI()
-		}
-	}
-}
-
 // adjustDevices adds devices with the rule that lets the container use them.
 func adjustDevices(linux *specs.Linux, devices []*api.LinuxDevice) error {
 	for _, d := range devices {
@@ -118,7 +92,7 @@ func adjustDevices(linux *specs.Linux, devices []*api.LinuxDevice) error {
 		if !path.IsAbs(where) {
 			return invalid("device at %q: not an absolute path", where)
 		}
-		linux.Devices = slices.DeleteFunc(linux.Devices, func(have specs.LinuxDevice) bool { return have.Path == where })
+		removeDevice(linux, where)
 		if removed {
 			continue
 		}
@@ -128,6 +102,20 @@ func adjustDevices(linux *specs.Linux, devices []*api.LinuxDevice) error {
 		})
 	}
 	return nil
+}
+
+// removeDevice takes a device away with the rules that allow just it.
+func removeDevice(linux *specs.Linux, where string) {
+	at := slices.IndexFunc(linux.Devices, func(d specs.LinuxDevice) bool { return d.Path == where })
+	if at < 0 {
+		return
+	}
+	gone := linux.Devices[at]
+	linux.Devices = slices.Delete(linux.Devices, at, at+1)
+	linux.Resources.Devices = slices.DeleteFunc(linux.Resources.Devices, func(rule specs.LinuxDeviceCgroup) bool {
+		return rule.Allow && rule.Type == gone.Type && rule.Major != nil && *rule.Major == gone.Major &&
+			rule.Minor != nil && *rule.Minor == gone.Minor
+	})
 }
 
 var namespaceTypes = []specs.LinuxNamespaceType{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/adaptation"
@@ -99,11 +100,40 @@ func (t *Turn) CreateContainer(ctx context.Context, pod *api.PodSandbox, c *api.
 	if !t.Active() {
 		return nil, Changes{}, nil
 	}
+	env, devices := c.GetEnv(), c.GetLinux().GetDevices()
 	resp, err := t.plugins.adaptation.CreateContainer(ctx, &api.CreateContainerRequest{Pod: pod, Container: c})
 	if err != nil {
 		return nil, Changes{}, failure(ctx, err)
 	}
+	markRemoved(resp.GetAdjust(), env, devices, c)
 	return resp.GetAdjust(), Changes{resp.GetUpdate(), resp.GetEvict()}, nil
+}
+
+// markRemoved marks the variables and devices that plugins have removed. The library
+// takes them out of the container's description, and does not say so in its answer.
+func markRemoved(adjust *api.ContainerAdjustment, env []string, devices []*api.LinuxDevice, after *api.Container) {
+	if adjust == nil {
+		return
+	}
+	kept := make(map[string]bool)
+	for _, variable := range after.GetEnv() {
+		name, _, _ := strings.Cut(variable, "=")
+		kept[name] = true
+	}
+	for _, variable := range env {
+		if name, _, _ := strings.Cut(variable, "="); !kept[name] {
+			adjust.RemoveEnv(name)
+		}
+	}
+	clear(kept)
+	for _, device := range after.GetLinux().GetDevices() {
+		kept[device.GetPath()] = true
+	}
+	for _, device := range devices {
+		if !kept[device.GetPath()] {
+			adjust.RemoveDevice(device.GetPath())
+		}
+	}
 }
 
 // PostCreateContainer says that a container can be started.
