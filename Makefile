@@ -75,6 +75,11 @@ $(CACHE)/runc: hack/runc/go.mod hack/runc/go.sum
 test-kubelet: build cni-plugins $(CACHE)/kubelet ## Run static pods through a real kubelet.
 	go test -count=1 -timeout 20m ./hack/kubelettest/...
 
+.PHONY: test-vm
+test-vm: ## Run the suite on cgroup v2, with systemd and AppArmor, in an emulated machine.
+	@hack/setup.sh vm
+	hack/vm/test.sh
+
 # The kubelet is a module of its own; about five minutes once, then Go's build cache has it.
 $(CACHE)/kubelet: hack/kubelet/go.mod hack/kubelet/go.sum
 	@mkdir -p $(CACHE)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building, the demo and the tests need.
+# Installs the Debian packages that building, the demo and the tests need; as
+# `setup.sh vm` also those that only the virtual machine of `make test-vm` needs.
 # On another distribution it names what is missing and ends with an error.
 set -euo pipefail
 
@@ -18,6 +19,14 @@ declare -A needs=(
   [ca-certificates]="test -s /etc/ssl/certs/ca-certificates.crt"
   [git]="command -v git"
 )
+if [ "${1:-}" = vm ]; then
+  needs+=(
+    [qemu-system-x86]="command -v qemu-system-x86_64"
+    [debootstrap]="command -v debootstrap"
+    [e2fsprogs]="command -v mke2fs"
+    [util-linux]="command -v mkswap"
+  )
+fi
 
 missing=()
 for package in "${!needs[@]}"; do

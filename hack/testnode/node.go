@@ -61,31 +61,43 @@ func New(o Options) (*Node, error) {
 	if err := os.WriteFile(filepath.Join(n.NetworkDir(), "10-test.conflist"), []byte(n.conflist()), 0o644); err != nil {
 		return nil, err
 	}
-	if err := n.writeHandler(); err != nil {
+	if err := n.writeDropIns(); err != nil {
 		return nil, err
 	}
 	return n, os.WriteFile(n.configFile(), []byte(n.config()), 0o644)
 }
 
-// HandlerEnv is the environment variable that names the program of an OCI runtime, which
-// then runs every pod that asks for no handler.
-const HandlerEnv = "BERTH_TEST_HANDLER"
+// Environment variables that change all nodes, so that a suite can be run with each.
+const (
+	// HandlerEnv names the program of an OCI runtime, which then runs every pod that
+	// asks for no handler.
+	HandlerEnv = "BERTH_TEST_HANDLER"
+	// DriverEnv is the cgroup driver; without it berthd chooses.
+	DriverEnv = "BERTH_TEST_CGROUP_DRIVER"
+)
 
-// writeHandler configures the handler of the environment, as a drop-in.
-func (n *Node) writeHandler() error {
-	path := os.Getenv(HandlerEnv)
-	if path == "" {
-		return nil
+// writeDropIns configures what the environment says, in files of their own, which are
+// merged with Options.Config.
+func (n *Node) writeDropIns() error {
+	if path := os.Getenv(HandlerEnv); path != "" {
+		err := n.writeDropIn("10-handler", fmt.Sprintf("runtime: {defaultHandler: tested}\nruntimes: {tested: {path: %q}}\n", path))
+		if err != nil {
+			return err
+		}
 	}
+	if driver := os.Getenv(DriverEnv); driver != "" {
+		return n.writeDropIn("20-driver", fmt.Sprintf("runtime: {cgroupDriver: %s}\n", driver))
+	}
+	return nil
+}
+
+func (n *Node) writeDropIn(name, config string) error {
 	dir := n.configFile() + ".d"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "10-handler.yaml"), fmt.Appendf(nil, `apiVersion: berth.dev/v1alpha1
-kind: BerthConfiguration
-runtime: {defaultHandler: tested}
-runtimes: {tested: {path: %q}}
-`, path), 0o644)
+	config = "apiVersion: berth.dev/v1alpha1\nkind: BerthConfiguration\n" + config
+	return os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(config), 0o644)
 }
 
 // NetworkDir is where the node's CNI configuration is.
