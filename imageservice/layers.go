@@ -92,8 +92,9 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 // have been put together from several hosts, of which one is bad: now each has to
 // serve all of it.
 func (s *Service) fetchElsewhere(ctx context.Context, r layerRequest, used []string, first error) error {
+	sources := r.repo.Sources(registry.BlobSpec{Digest: r.desc.Digest, URLs: r.desc.URLs})
 	failed := wrongBlob{fmt.Errorf("from %s: %w", strings.Join(used, ", "), first)}
-	for _, host := range r.repo.Sources(registry.BlobSpec{Digest: r.desc.Digest, URLs: r.desc.URLs}) {
+	for _, host := range sources {
 		if len(used) == 1 && used[0] == host {
 			continue // that was the attempt
 		}
@@ -127,31 +128,43 @@ func (w wrongBlob) Unwrap() error { return w[0] }
 // unpackLayer makes one attempt, at one host or at all in turn. It tells from
 // where bytes came.
 func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) (used []string, err error) {
+	blob := s.openBlob(ctx, r, only)
 	stream, err := r.repo.Stream(ctx, registry.BlobSpec{
 		Digest: r.desc.Digest, Size: r.desc.Size, URLs: r.desc.URLs, Only: only,
+		Offset: blob.offset(),
 		Progress: func(n int64) {
 			r.bar.fetched.Add(n)
 			s.counters.blobBytes.Add(uint64(n))
 		},
 	})
 	if err != nil {
+		blob.end(err)
 		return nil, err
 	}
+	blob.rest = stream
 	defer stream.Close()
 	in, err := s.store.Ingest()
 	if err != nil {
+		blob.end(err)
 		return nil, err
 	}
 	s.counters.blobs.Add(1)
-	res, err := layer.Unpack(ctx, stream, layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, DiffID: r.diffID}, in.Diff,
+	res, err := layer.Unpack(ctx, blob, layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, DiffID: r.diffID}, in.Diff,
 		func(n int64) { r.bar.unpacked.Add(n) })
 	if err != nil {
 		in.Abort()
-		return stream.Used(), err
+		blob.end(err)
+		used = stream.Used()
+		if blob.resumed > 0 {
+			used = append([]string{earlier}, used...)
+		}
+		return used, err
 	}
 	s.counters.layers.Add(1)
-	return nil, in.Commit(store.Layer{
+	err = in.Commit(store.Layer{
 		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
 		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
 	}, r.lease)
+	blob.end(err)
+	return nil, err
 }

@@ -189,6 +189,11 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 		return "", err
 	}
 	defer repo.Close()
+	if id, same := p.unchanged(ctx, repo); same {
+		p.s.counters.unchanged.Add(1)
+		p.s.log.Info("image is as the registry has it", "image", p.ref.String(), "id", id)
+		return id, nil
+	}
 	found, err := p.resolve(ctx, repo)
 	if err != nil {
 		return "", err

@@ -93,6 +93,7 @@ type Service struct {
 // counters only grow.
 type counters struct {
 	pulls, pullErrors, blobs, blobBytes, layers atomic.Uint64
+	resumedBytes, unchanged                     atomic.Uint64
 }
 
 // Counters are totals since New.
@@ -102,6 +103,9 @@ type Counters struct {
 	Blobs      uint64 // layer blobs whose transfer was begun
 	BlobBytes  uint64 // fetched for layers
 	Layers     uint64 // unpacked
+
+	ResumedBytes uint64 // of layers, that an earlier transfer had brought
+	Unchanged    uint64 // pulls that found the image as the registry has it
 }
 
 // errStopped is why pulls end when the daemon does.
@@ -155,6 +159,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.sweep() })
 	wg.Go(func() { s.syncLoop(ctx) })
 	wg.Go(func() { s.usageLoop(ctx) })
+	wg.Go(func() { s.expireLoop(ctx) })
 	<-ctx.Done()
 	s.Close()
 	wg.Wait()
@@ -241,6 +246,7 @@ func (s *Service) Counters() Counters {
 	return Counters{
 		Pulls: c.pulls.Load(), PullErrors: c.pullErrors.Load(),
 		Blobs: c.blobs.Load(), BlobBytes: c.blobBytes.Load(), Layers: c.layers.Load(),
+		ResumedBytes: c.resumedBytes.Load(), Unchanged: c.unchanged.Load(),
 	}
 }
 

@@ -25,6 +25,8 @@ type BlobSpec struct {
 	URLs []string
 	// Only, when not empty, is the one source to use, of those that Sources lists.
 	Only string
+	// Offset is where to begin: what is before is there.
+	Offset int64
 	// Progress, when not nil, is told the bytes as they arrive.
 	Progress func(int64)
 }
@@ -100,7 +102,7 @@ func (r *Repository) sources(spec BlobSpec) []source {
 
 // Stream prepares to read a blob; it connects at the first Read.
 func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error) {
-	s := &Stream{r: r, spec: spec, sources: r.sources(spec)}
+	s := &Stream{r: r, spec: spec, sources: r.sources(spec), offset: spec.Offset, mark: spec.Offset}
 	if len(s.sources) == 0 {
 		return nil, fmt.Errorf("get blob %s: no host may be asked: %w", spec.Digest, errdefs.ErrFailedPrecondition)
 	}
@@ -161,6 +163,11 @@ func (s *Stream) Read(p []byte) (int, error) {
 		}
 		if s.offset >= s.spec.Size && s.body != nil {
 			return s.probeEnd(p)
+		}
+		if s.spec.Offset > 0 && s.offset >= s.spec.Size {
+			// An earlier transfer had all of it.
+			s.ended = true
+			return 0, io.EOF
 		}
 		if s.body == nil {
 			if err := s.connect(); err != nil {

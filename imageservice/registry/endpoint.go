@@ -163,9 +163,18 @@ func (e *endpoint) close() {
 
 // get asks for a path of the repository. The answer is a success, 200 or 206.
 func (e *endpoint) get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
-	resp, err := e.send(ctx, path, header)
+	return e.ask(ctx, http.MethodGet, path, header)
+}
+
+// head is get without the content.
+func (e *endpoint) head(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	return e.ask(ctx, http.MethodHead, path, header)
+}
+
+func (e *endpoint) ask(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
+	resp, err := e.send(ctx, method, path, header)
 	if isPlainHTTP(err) && e.fallBack() {
-		resp, err = e.send(ctx, path, header)
+		resp, err = e.send(ctx, method, path, header)
 	}
 	if err != nil {
 		return nil, requestError(err)
@@ -178,7 +187,7 @@ func (e *endpoint) get(ctx context.Context, path string, header http.Header) (*h
 		}
 		if retry {
 			resp.Body.Close()
-			if resp, err = e.send(ctx, path, header); err != nil {
+			if resp, err = e.send(ctx, method, path, header); err != nil {
 				return nil, requestError(err)
 			}
 		}
@@ -205,7 +214,7 @@ func (e *endpoint) fallBack() bool {
 	return true
 }
 
-func (e *endpoint) send(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+func (e *endpoint) send(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
 	e.mu.Lock()
 	scheme, rt := e.scheme, e.authed
 	e.mu.Unlock()
@@ -217,7 +226,7 @@ func (e *endpoint) send(ctx context.Context, path string, header http.Header) (*
 		// Mirrors of several registries tell by this which one is meant.
 		url += "?ns=" + e.ref.Domain
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -134,6 +134,30 @@ func (r *Repository) Manifest(ctx context.Context, ref reference.Reference, limi
 	return doc, nil
 }
 
+// Head asks what ref's tag or digest names, without fetching it. The answer is the
+// host's word: it is good for a comparison with what was verified before. A host
+// that does not tell is errdefs.ErrNotImplemented.
+func (r *Repository) Head(ctx context.Context, ref reference.Reference) (digest.Digest, error) {
+	var found digest.Digest
+	may := func(h hosts.Host) bool { return h.Pull && (h.Resolve || ref.Digest != "") }
+	err := r.each(ctx, may, func(ctx context.Context, e *endpoint) error {
+		resp, err := e.head(ctx, "/manifests/"+ref.Identifier(), http.Header{"Accept": {accept}})
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		found, err = reference.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+		if err != nil {
+			return fmt.Errorf("answer has no digest: %w", errdefs.ErrNotImplemented)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask for manifest %s: %w", ref.Identifier(), err)
+	}
+	return found, nil
+}
+
 // Blob fetches a small blob into memory and checks its digest.
 func (r *Repository) Blob(ctx context.Context, d digest.Digest, size, limit int64) ([]byte, error) {
 	if size > limit {

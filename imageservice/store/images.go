@@ -23,6 +23,10 @@ const (
 	manifestFile = "manifest.json"
 )
 
+// maxNames bounds the names of one image, so that its record stays one that can be
+// read again.
+const maxNames = 10_000
+
 // Image is the record of an image. Its ID is the digest of its configuration.
 type Image struct {
 	ID digest.Digest `json:"id"`
@@ -178,6 +182,9 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 	img.Names = s.nextNames(img.ID, refs)
 	if old, err := s.ByID(img.ID.String()); err == nil && img.Signatures == nil {
 		img.Signatures = old.Signatures
+	}
+	if len(img.Names) > maxNames {
+		return fmt.Errorf("record image %s: it has %d names already: %w", img.ID, maxNames, errdefs.ErrResourceExhausted)
 	}
 	if err := s.writeImage(&img, config, manifest); err != nil {
 		return fmt.Errorf("record image %s: %w", img.ID, named(err))

@@ -7,6 +7,7 @@
 //	layers/<DiffID>/           layer.json, diff/, synced
 //	rootfs/<container ID>/     rootfs.json, upper/, work/, volumes/
 //	volumes/<image ID>/        volume.json, top/, users/: images that are mounted as volumes
+//	partial/                   beginnings of blobs, for pulls to go on with
 //	ingest/                    what is being made, and what is being removed
 //	damaged/                   records that were not whole
 //	empty/                     the layer of images that have none
@@ -64,6 +65,8 @@ type Store struct {
 	seq    uint64
 	layers map[digest.Digest]*layerEntry
 	rootfs map[string]*rootfsEntry
+	// partials are the partial blobs in use.
+	partials map[digest.Digest]bool
 	// volumes are the images that containers use as volumes.
 	volumes map[digest.Digest]*volumeEntry
 }
@@ -94,10 +97,11 @@ func Open(root string, log *slog.Logger) (*Store, error) {
 func open(root, bootID string, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		root: root, bootID: bootID, log: log,
-		images: map[digest.Digest]*Image{},
-		names:  map[string]digest.Digest{},
-		layers: map[digest.Digest]*layerEntry{},
-		rootfs: map[string]*rootfsEntry{},
+		images:   map[digest.Digest]*Image{},
+		names:    map[string]digest.Digest{},
+		layers:   map[digest.Digest]*layerEntry{},
+		rootfs:   map[string]*rootfsEntry{},
+		partials: map[digest.Digest]bool{},
 
 		volumes: map[digest.Digest]*volumeEntry{},
 	}
@@ -118,7 +122,7 @@ func (s *Store) makeDirs() error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, ingestDir, damagedDir, emptyDir} {
+	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, ingestDir, partialDir, damagedDir, emptyDir} {
 		path := filepath.Join(s.root, dir)
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err

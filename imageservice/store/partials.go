@@ -1,0 +1,201 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	partialDir = "partial"
+
+	// PartialAge is how long a partial blob waits for a pull that goes on with it.
+	PartialAge = 24 * time.Hour
+	// A transfer that takes longer than partialCalm is brought to the disk in steps
+	// of partialStep: a machine that goes down has to fetch little again. Most blobs
+	// are whole and removed before.
+	partialCalm = 3 * time.Second
+	partialStep = 4 << 20
+)
+
+// Partial is the beginning of a blob, kept while the blob is fetched so that a pull
+// after a failure, a kill or a reboot goes on where it ended. What it holds is
+// verified with the rest of the blob, by who reads it. It is for one goroutine.
+type Partial struct {
+	s      *Store
+	file   *os.File
+	path   string
+	digest digest.Digest
+	size   int64
+	began  time.Time
+
+	syncing sync.WaitGroup
+	busy    chan struct{} // holds a token while a sync runs
+	synced  int64
+}
+
+// PartialBlob tells of a partial blob on the disk.
+type PartialBlob struct {
+	Digest  digest.Digest
+	Size    int64 // bytes that are there
+	Changed time.Time
+
+	name string
+}
+
+func partialName(d digest.Digest) string {
+	return d.Algorithm().String() + "-" + d.Encoded()
+}
+
+// Partial opens what is there of a blob that has size bytes, or begins it. It
+// returns nil when another transfer of the same blob has it. The caller ends with
+// Keep or Discard.
+func (s *Store) Partial(d digest.Digest, size int64) (*Partial, error) {
+	if !s.claim(d) {
+		return nil, nil
+	}
+	p := &Partial{s: s, digest: d, path: s.path(partialDir, partialName(d)), began: time.Now(), busy: make(chan struct{}, 1)}
+	if err := p.open(size); err != nil {
+		p.release()
+		return nil, fmt.Errorf("open the partial blob %s: %w", d, named(err))
+	}
+	return p, nil
+}
+
+func (p *Partial) open(size int64) (err error) {
+	if p.file, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
+		return err
+	}
+	st, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	p.size = st.Size()
+	if p.size > size || !st.Mode().IsRegular() {
+		p.size = 0
+		err = p.file.Truncate(0)
+	}
+	p.synced = p.size
+	return err
+}
+
+// Size is the number of bytes that are there.
+func (p *Partial) Size() int64 { return p.size }
+
+// Reader reads what was there when it was called.
+func (p *Partial) Reader() io.Reader { return io.NewSectionReader(p.file, 0, p.size) }
+
+// Write appends what was fetched.
+func (p *Partial) Write(b []byte) (int, error) {
+	n, err := p.file.WriteAt(b, p.size)
+	p.size += int64(n)
+	if p.size-p.synced >= partialStep && time.Since(p.began) > partialCalm {
+		p.syncSoon()
+	}
+	return n, err
+}
+
+// syncSoon brings what is there to the disk beside the transfer, and out of the page
+// cache: only a pull that failed reads it again.
+func (p *Partial) syncSoon() {
+	select {
+	case p.busy <- struct{}{}:
+	default:
+		return
+	}
+	p.synced = p.size
+	size := p.size
+	p.syncing.Go(func() {
+		defer func() { <-p.busy }()
+		fd := int(p.file.Fd())
+		if unix.Fdatasync(fd) == nil {
+			_ = unix.Fadvise(fd, 0, size, unix.FADV_DONTNEED)
+		}
+	})
+}
+
+// Keep leaves what is there for the next transfer.
+func (p *Partial) Keep() {
+	if p.size == 0 {
+		p.Discard()
+		return
+	}
+	p.release()
+}
+
+// Discard removes it: the blob is whole elsewhere, or this is not its beginning.
+func (p *Partial) Discard() {
+	if err := os.Remove(p.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		p.s.log.Warn("remove a partial blob", "path", p.path, "error", err)
+	}
+	p.release()
+}
+
+func (p *Partial) release() {
+	p.syncing.Wait()
+	if p.file != nil {
+		p.file.Close()
+	}
+	p.s.mu.Lock()
+	delete(p.s.partials, p.digest)
+	p.s.mu.Unlock()
+}
+
+// Partials lists the partial blobs on the disk, those of running transfers too.
+func (s *Store) Partials() ([]PartialBlob, error) {
+	entries, err := os.ReadDir(s.path(partialDir))
+	if err != nil {
+		return nil, fmt.Errorf("list partial blobs: %w", err)
+	}
+	var list []PartialBlob
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			continue // it is whole by now
+		}
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		list = append(list, PartialBlob{Digest: digest.Digest(algorithm + ":" + hex), Size: info.Size(), Changed: info.ModTime(), name: e.Name()})
+	}
+	return list, nil
+}
+
+// ExpirePartials removes the partial blobs that no transfer has open and that were
+// last written before the given time. A full disk is a reason to expire all.
+func (s *Store) ExpirePartials(before time.Time) error {
+	list, err := s.Partials()
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, p := range list {
+		if !p.Changed.Before(before) || !s.claim(p.Digest) {
+			continue
+		}
+		path := s.path(partialDir, p.name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = errors.Join(failed, fmt.Errorf("remove a partial blob: %w", err))
+		}
+		s.mu.Lock()
+		delete(s.partials, p.Digest)
+		s.mu.Unlock()
+	}
+	return failed
+}
+
+// claim makes sure that nobody else has the partial blob open.
+func (s *Store) claim(d digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.partials[d] {
+		return false
+	}
+	s.partials[d] = true
+	return true
+}
