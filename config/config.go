@@ -39,6 +39,7 @@ type Config struct {
 
 	Log     Log     `yaml:"log"`
 	Metrics Metrics `yaml:"metrics"`
+	Tracing Tracing `yaml:"tracing"`
 	Images  Images  `yaml:"images"`
 	Network Network `yaml:"network"`
 	Runtime Runtime `yaml:"runtime"`
@@ -70,6 +71,16 @@ const (
 type Metrics struct {
 	Address string `yaml:"address"`
 	Pprof   bool   `yaml:"pprof"`
+}
+
+// Tracing is where OpenTelemetry traces go.
+type Tracing struct {
+	Endpoint               string `yaml:"endpoint"`
+	SamplingRatePerMillion int    `yaml:"samplingRatePerMillion"`
+	Insecure               bool   `yaml:"insecure"`
+	CAFile                 string `yaml:"caFile"`
+	CertFile               string `yaml:"certFile"`
+	KeyFile                string `yaml:"keyFile"`
 }
 
 // Images is about pulling and unpacking.

@@ -52,6 +52,7 @@ func problems(c *Config) []*KeyError {
 	k.oneOf("log.level", c.Log.Level, LevelDebug, LevelInfo, LevelWarn, LevelError)
 	k.oneOf("log.format", c.Log.Format, FormatText, FormatJSON)
 	k.hostPort("metrics.address", c.Metrics.Address)
+	k.tracing(&c.Tracing)
 	k.images(&c.Images)
 	k.network(&c.Network)
 	k.runtime(&c.Runtime)

@@ -78,6 +78,13 @@ func TestValidate(t *testing.T) {
 		{"streaming.port", func(c *Config) { c.Streaming.Port = 65536 }},
 		{"streaming.idleTimeout", func(c *Config) { c.Streaming.IdleTimeout = 0 }},
 		{"streaming.creationTimeout", func(c *Config) { c.Streaming.CreationTimeout = -1 }},
+		{"tracing.endpoint", func(c *Config) { c.Tracing.Endpoint = "collector" }},
+		{"tracing.samplingRatePerMillion", func(c *Config) { c.Tracing.SamplingRatePerMillion = -1 }},
+		{"tracing.samplingRatePerMillion", func(c *Config) { c.Tracing.SamplingRatePerMillion = 1_000_001 }},
+		{"tracing.caFile", func(c *Config) { c.Tracing.CAFile = "ca.pem" }},
+		{"tracing.caFile", func(c *Config) { c.Tracing.CAFile, c.Tracing.Insecure = "/ca.pem", true }},
+		{"tracing.keyFile", func(c *Config) { c.Tracing.CertFile = "/cert.pem" }},
+		{"tracing.certFile", func(c *Config) { c.Tracing.KeyFile = "/key.pem" }},
 		{"deadlines.shutdown", func(c *Config) { c.Deadlines.Shutdown = 0 }},
 	} {
 		c := valid()

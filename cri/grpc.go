@@ -28,7 +28,7 @@ const (
 // NewGRPCServer returns a gRPC server with this server's interceptors and limits.
 // The services are added by Register.
 func (s *Server) NewGRPCServer() *grpc.Server {
-	return grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newStrictCodec()),
 		grpc.MaxRecvMsgSize(maxMessageSize),
 		grpc.MaxSendMsgSize(maxMessageSize),
@@ -55,5 +55,9 @@ func (s *Server) NewGRPCServer() *grpc.Server {
 			s.recoverStream,
 			s.endStream,
 		),
-	)
+	}
+	if s.options.Stats != nil {
+		options = append(options, grpc.StatsHandler(s.options.Stats))
+	}
+	return grpc.NewServer(options...)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/operation"
@@ -36,6 +37,8 @@ type Options struct {
 	Operations *operation.Registry
 	// ImagePulled, if set, is told of each image that was pulled for a pod.
 	ImagePulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration)
+	// Stats, if set, is told of the calls by gRPC itself: traces begin there.
+	Stats stats.Handler
 	// StopGrace is how long Run waits for running calls when its context ends.
 	StopGrace time.Duration
 }

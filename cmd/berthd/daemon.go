@@ -28,6 +28,11 @@ import (
 // what the last run left, and serves until ctx ends. Pods run on.
 func run(ctx context.Context, cfg config.Config, s *surface) error {
 	began := time.Now()
+	trace, err := newTracing(ctx, cfg.Tracing, s)
+	if err != nil {
+		return err
+	}
+	defer trace.close()
 	klog.SetSlogLogger(slog.New(streamLog{s.Logger.Handler()}))
 	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver)
 	if err != nil {
@@ -65,6 +70,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 		Logger:      s.Logger,
 		Registry:    s.Registry,
 		Operations:  s.Operations,
+		Stats:       trace.stats,
 		ImagePulled: runtime.ImagePulled,
 		StopGrace:   cfg.Deadlines.Shutdown,
 	})

@@ -89,10 +89,12 @@ func TestEveryKeyIsUsed(t *testing.T) {
 		field := k.Path[strings.LastIndex(k.Path, ".")+1:]
 		section, _, nested := strings.Cut(k.Path, ".")
 		pattern := `\bcfg\.` + exported(field) + `\b`
-		if nested {
+		if strings.Count(k.Path, ".") > 1 {
+			pattern = `\w\.` + exported(field) + `\b` // a section within one, behind a variable of any name
+		} else if nested {
 			pattern += `|\.` + exported(section) + `\.` + exported(field) + `\b`
 		}
-		if !regexp.MustCompile(pattern).MatchString(source.String()) {
+		if !regexp.MustCompile("(?i)" + pattern).MatchString(source.String()) {
 			t.Errorf("nothing reads %s: no %s in %v", k.Path, pattern, files)
 		}
 	}
