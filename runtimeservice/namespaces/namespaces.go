@@ -20,8 +20,8 @@ import (
 // Kind is a kind of namespace, named as under /proc/self/ns; its pin has that file name.
 type Kind string
 
-// The kinds a sandbox can pin. Create makes the first three; a PID or user namespace begins
-// with a process, whose own is pinned with Pin.
+// The kinds a sandbox can pin. Create makes all but the PID namespace, which begins with a
+// process, whose own is pinned with Pin.
 const (
 	Network Kind = "net"
 	IPC     Kind = "ipc"
@@ -41,6 +41,9 @@ type Request struct {
 	Dir string
 	// Network, IPC and UTS say which namespaces are made.
 	Network, IPC, UTS bool
+	// User, unless nil, asks for a user namespace with that mapping, which then owns the
+	// others: its root may do in them what only the node's root may do otherwise.
+	User *UserMapping
 	// Hostname is set in the UTS namespace; empty leaves the node's.
 	Hostname string
 	// Sysctls are set in the network and IPC namespaces; see ValidateSysctls.
@@ -74,7 +77,11 @@ func Create(ctx context.Context, req Request) (Pins, error) {
 		return nil, fmt.Errorf("create directory of namespaces: %w", err)
 	}
 	pins := make(Pins)
-	err = onDoomedThread(func() error { return create(req, sysctls, pins) })
+	if req.User != nil {
+		err = createOwned(req, sysctls, pins)
+	} else {
+		err = onDoomedThread(func() error { return create(req, sysctls, pins) })
+	}
 	if err != nil {
 		for _, path := range pins {
 			err = errors.Join(err, removePin(path))
@@ -91,18 +98,8 @@ func create(req Request, sysctls []sysctl, pins Pins) error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("unshare namespaces %v: %w", made, err)
 	}
-	if req.UTS && req.Hostname != "" {
-		if err := unix.Sethostname([]byte(req.Hostname)); err != nil {
-			return fmt.Errorf("set host name %q: %w", req.Hostname, err)
-		}
-	}
-	if err := applySysctls(sysctls); err != nil {
+	if err := setUp(req, sysctls, 0); err != nil {
 		return err
-	}
-	if req.Network {
-		if err := loopbackUp(); err != nil {
-			return err
-		}
 	}
 	for _, kind := range made {
 		path := filepath.Join(req.Dir, string(kind))
@@ -110,6 +107,25 @@ func create(req Request, sysctls []sysctl, pins Pins) error {
 			return err
 		}
 		pins[kind] = path
+	}
+	return nil
+}
+
+// setUp sets up the namespaces that the calling thread is in; owner is the user on the node
+// that they belong to.
+func setUp(req Request, sysctls []sysctl, owner uint32) error {
+	if req.UTS && req.Hostname != "" {
+		if err := unix.Sethostname([]byte(req.Hostname)); err != nil {
+			return fmt.Errorf("set host name %q: %w", req.Hostname, err)
+		}
+	}
+	if err := applySysctls(sysctls, owner); err != nil {
+		return err
+	}
+	if req.Network {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

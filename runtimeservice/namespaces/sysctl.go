@@ -169,8 +169,10 @@ func badValue(value string) string {
 	return ""
 }
 
-// applySysctls writes settings in the namespaces of the calling thread.
-func applySysctls(sysctls []sysctl) error {
+// applySysctls writes settings in the namespaces of the calling thread, which belong to the
+// user owner. The node's root may not write those of another's IPC namespace, on kernels
+// that let its owner do it (Linux 6.9).
+func applySysctls(sysctls []sysctl, owner uint32) error {
 	if len(sysctls) == 0 {
 		return nil
 	}
@@ -185,6 +187,9 @@ func applySysctls(sysctls []sysctl) error {
 	}
 	for _, s := range sysctls {
 		err := writeSysctl(root, s)
+		if owner != 0 && errors.Is(err, unix.EACCES) {
+			err = asUser(owner, func() error { return writeSysctl(root, s) })
+		}
 		if s.byDefault && errors.Is(err, unix.ENOENT) {
 			continue
 		}
