@@ -23,16 +23,20 @@ const mountpointMode = 0o711
 // the image. It is idempotent; a container that has a root file system keeps its
 // image. What containers write does not outlive the machine's going down: asked
 // for such a one, the error is errdefs.ErrFailedPrecondition.
-func (s *Service) MountRootfs(_ context.Context, containerID, imageID, mountpoint string) error {
+//
+// With userns, the path of a user namespace, the files of the image belong to the
+// IDs of that namespace. Nothing is copied or changed for it: the layers are
+// mounted ID-mapped, and the writable layer is the namespace's from the start.
+func (s *Service) MountRootfs(_ context.Context, containerID, imageID, mountpoint, userns string) error {
 	defer s.rootfs.lock(containerID)()
-	err := s.mountRootfs(containerID, imageID, mountpoint)
+	err := s.mountRootfs(containerID, imageID, mountpoint, userns)
 	if err != nil {
 		return fmt.Errorf("mount root file system of container %s: %w", containerID, err)
 	}
 	return nil
 }
 
-func (s *Service) mountRootfs(containerID, imageID, mountpoint string) error {
+func (s *Service) mountRootfs(containerID, imageID, mountpoint, userns string) error {
 	if !filepath.IsAbs(mountpoint) {
 		return fmt.Errorf("mountpoint %q is not an absolute path: %w", mountpoint, errdefs.ErrInvalidArgument)
 	}
@@ -45,7 +49,7 @@ func (s *Service) mountRootfs(containerID, imageID, mountpoint string) error {
 			return err
 		}
 	}
-	if err := s.makeRootfs(rec, mountpoint); err != nil {
+	if err := s.makeRootfs(rec, mountpoint, userns); err != nil {
 		if created {
 			err = errors.Join(err, overlay.Unmount(mountpoint), s.store.RemoveRootfs(containerID))
 		}
@@ -80,14 +84,14 @@ func (s *Service) rootfsRecord(containerID, imageID, mountpoint string) (store.R
 }
 
 // makeRootfs makes the directories and mounts.
-func (s *Service) makeRootfs(rec store.Rootfs, mountpoint string) error {
+func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, userns string) error {
 	upper, work := s.store.Upper(rec.ContainerID), s.store.Work(rec.ContainerID)
 	layers, err := s.visible(rec.Layers)
 	if err != nil {
 		return err
 	}
 	lower := s.lowerDirs(layers)
-	if err := s.makeUpper(upper, layers); err != nil {
+	if err := s.makeUpper(upper, layers, userns); err != nil {
 		return fmt.Errorf("make writable layer: %w", diskError(err))
 	}
 	// A volatile overlay that was mounted before has left a mark, which keeps the
@@ -101,7 +105,7 @@ func (s *Service) makeRootfs(rec store.Rootfs, mountpoint string) error {
 	if err := os.MkdirAll(mountpoint, mountpointMode); err != nil {
 		return fmt.Errorf("make mountpoint: %w", diskError(err))
 	}
-	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Target: mountpoint}.Do()
+	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Target: mountpoint, UserNS: userns}.Do()
 }
 
 // visible are the layers from the topmost one that hides all below it.
@@ -196,4 +200,13 @@ func (s *Service) RootfsUsage(_ context.Context, containerID string) (bytes, ino
 func (s *Service) Rootfs(context.Context) ([]string, error) {
 	ids := s.store.RootfsIDs()
 	return append(ids, s.volumeContainers(ids)...), nil
+}
+
+// ProbeUserNamespaces finds out whether root file systems can be mounted for user
+// namespaces; userns is the path of one. The error says what is missing.
+func (s *Service) ProbeUserNamespaces(userns string) error {
+	if err := overlay.ProbeIDMap(s.store.Scratch("idmap"), userns); err != nil {
+		return fmt.Errorf("mount a root file system with ID-mapped layers: %w", err)
+	}
+	return nil
 }

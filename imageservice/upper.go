@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/berth-cri/berth/imageservice/overlay"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,9 @@ import (
 // and those that some layer has without describing them ("implied"). overlayfs
 // would show such a directory the way the topmost layer has it, though what the
 // image means is the description in a layer below.
-func (s *Service) makeUpper(upper string, layers []digest.Digest) error {
+//
+// With userns, the path of a user namespace, they belong to that namespace's IDs.
+func (s *Service) makeUpper(upper string, layers []digest.Digest, userns string) error {
 	err := os.Mkdir(upper, 0o755)
 	if errors.Is(err, os.ErrExist) {
 		return nil // mounted before
@@ -39,8 +42,16 @@ func (s *Service) makeUpper(upper string, layers []digest.Digest) error {
 		return err
 	}
 	defer unix.Close(root)
+	trees, err := s.openTrees(layers, userns)
+	if err != nil {
+		return err
+	}
+	defer trees.close()
+	if err := trees.giveToRoot(root); err != nil {
+		return err
+	}
 	for _, name := range names {
-		if err := s.describeDir(root, name, layers); err != nil {
+		if err := trees.describeDir(root, name); err != nil {
 			return fmt.Errorf("directory %q: %w", name, err)
 		}
 	}
@@ -68,11 +79,73 @@ func (s *Service) impliedDirs(layers []digest.Digest) ([]string, error) {
 	return names, nil
 }
 
+// trees are a root file system's layers, the lowest first, opened as it shows
+// them: an attribute read there is the one to copy.
+type trees struct {
+	layers []openLayer
+	// empty is an empty directory of root.
+	empty int
+}
+
+type openLayer struct {
+	fd      int
+	implied []string
+}
+
+func (s *Service) openTrees(layers []digest.Digest, userns string) (_ *trees, err error) {
+	t := &trees{empty: -1}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	if t.empty, err = openMappedDir(s.store.EmptyLayer(), userns); err != nil {
+		return nil, err
+	}
+	for _, id := range layers {
+		l, err := s.store.Layer(id)
+		if err != nil {
+			return nil, err
+		}
+		fd, err := openMappedDir(s.store.Diff(id), userns)
+		if err != nil {
+			return nil, err
+		}
+		t.layers = append(t.layers, openLayer{fd, l.Implied})
+	}
+	return t, nil
+}
+
+func openMappedDir(dir, userns string) (int, error) {
+	if userns == "" {
+		return openPathDir(dir)
+	}
+	return overlay.OpenMapped(dir, userns)
+}
+
+func (t *trees) close() {
+	if t.empty >= 0 {
+		unix.Close(t.empty)
+	}
+	for _, l := range t.layers {
+		unix.Close(l.fd)
+	}
+}
+
+// giveToRoot gives the directory to the root of the layers' user namespace.
+func (t *trees) giveToRoot(dir int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(t.empty, &st); err != nil {
+		return err
+	}
+	return unix.Fchown(dir, int(st.Uid), int(st.Gid))
+}
+
 // describeDir gives the directory name of the writable layer the attributes that
 // the topmost layer which describes it has; if none does, or if it is covered by
 // something else, nothing is to be done.
-func (s *Service) describeDir(root int, name string, layers []digest.Digest) error {
-	source, ok, err := s.describedIn(name, layers)
+func (t *trees) describeDir(root int, name string) error {
+	source, ok, err := t.describedIn(name)
 	if err != nil || !ok {
 		return err
 	}
@@ -81,7 +154,7 @@ func (s *Service) describeDir(root int, name string, layers []digest.Digest) err
 	if err := unix.Fstat(source, &st); err != nil {
 		return err
 	}
-	target, err := s.upperDir(root, name, layers)
+	target, err := t.upperDir(root, name)
 	if err != nil || target < 0 {
 		return err
 	}
@@ -91,19 +164,10 @@ func (s *Service) describeDir(root int, name string, layers []digest.Digest) err
 
 // describedIn opens name in the topmost layer that describes it. ok is false when
 // the topmost layer that has it does: then overlayfs shows the right one.
-func (s *Service) describedIn(name string, layers []digest.Digest) (fd int, ok bool, err error) {
+func (t *trees) describedIn(name string) (fd int, ok bool, err error) {
 	implied := false
-	for _, id := range slices.Backward(layers) {
-		l, err := s.store.Layer(id)
-		if err != nil {
-			return -1, false, err
-		}
-		dir, err := openPathDir(s.store.Diff(id))
-		if err != nil {
-			return -1, false, err
-		}
-		fd, st, err := openBeneath(dir, name)
-		unix.Close(dir)
+	for _, l := range slices.Backward(t.layers) {
+		fd, st, err := openBeneath(l.fd, name)
 		switch {
 		case errors.Is(err, unix.ENOENT):
 			continue
@@ -112,7 +176,7 @@ func (s *Service) describedIn(name string, layers []digest.Digest) (fd int, ok b
 				unix.Close(fd)
 			}
 			return -1, false, nil // covered by a file, a link or a whiteout
-		case !slices.Contains(l.Implied, name):
+		case !slices.Contains(l.implied, name):
 			if implied || name == "." {
 				return fd, true, nil
 			}
@@ -130,7 +194,7 @@ func (s *Service) describedIn(name string, layers []digest.Digest) (fd int, ok b
 
 // upperDir opens name below root and makes it, with those of its parents that are
 // missing: each as the overlay will show it.
-func (s *Service) upperDir(root int, name string, layers []digest.Digest) (int, error) {
+func (t *trees) upperDir(root int, name string) (int, error) {
 	if name == "." {
 		return unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
 	}
@@ -150,7 +214,7 @@ func (s *Service) upperDir(root int, name string, layers []digest.Digest) (int, 
 			return -1, err
 		}
 		if made && i < len(parts)-1 {
-			if err := s.copyTopmost(fd, path.Join(parts[:i+1]...), layers); err != nil {
+			if err := t.copyTopmost(fd, path.Join(parts[:i+1]...)); err != nil {
 				unix.Close(fd)
 				return -1, err
 			}
@@ -161,14 +225,9 @@ func (s *Service) upperDir(root int, name string, layers []digest.Digest) (int, 
 }
 
 // copyTopmost gives fd the attributes that name has in the topmost layer with it.
-func (s *Service) copyTopmost(fd int, name string, layers []digest.Digest) error {
-	for _, id := range slices.Backward(layers) {
-		dir, err := openPathDir(s.store.Diff(id))
-		if err != nil {
-			return err
-		}
-		source, st, err := openBeneath(dir, name)
-		unix.Close(dir)
+func (t *trees) copyTopmost(fd int, name string) error {
+	for _, l := range slices.Backward(t.layers) {
+		source, st, err := openBeneath(l.fd, name)
 		if err != nil {
 			continue
 		}

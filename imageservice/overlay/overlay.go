@@ -27,6 +27,14 @@ type Mount struct {
 	Label string
 	// Target is the mountpoint, an existing directory.
 	Target string
+	// UserNS is the path of a user namespace to whose IDs the files of the lower
+	// directories belong, as if they had been given to them; "" for none. Upper
+	// belongs already to whom it should. It takes Linux 5.19, and file systems
+	// that can be ID-mapped.
+	UserNS string
+
+	// aside has a test mount as older kernels need it.
+	aside bool
 }
 
 // errUnsupported tells that this kernel does not know how.
@@ -38,19 +46,27 @@ func (m Mount) Do() error {
 	if len(m.Lower) == 0 || len(m.Lower) > MaxLayers {
 		return fmt.Errorf("mount overlay of %d layers, at least 1 and at most %d are possible: %w", len(m.Lower), MaxLayers, errdefs.ErrInvalidArgument)
 	}
+	mount := m.doPlain
+	if m.UserNS != "" {
+		mount = m.doMapped
+	}
+	if err := mount(); err != nil {
+		return fmt.Errorf("mount overlay of %d layers on %s: %w", len(m.Lower), m.Target, err)
+	}
+	return nil
+}
+
+func (m Mount) doPlain() error {
 	h, err := m.open()
 	if err != nil {
-		return fmt.Errorf("mount overlay: %w", err)
+		return err
 	}
 	defer h.close()
 	err = h.mountNew(m.Target)
 	if errors.Is(err, errUnsupported) {
 		err = h.mountOld(m.Target)
 	}
-	if err != nil {
-		return fmt.Errorf("mount overlay of %d layers on %s: %w", len(m.Lower), m.Target, err)
-	}
-	return nil
+	return err
 }
 
 // handles are descriptors of the directories. The kernel is given their names
@@ -118,47 +134,60 @@ func (h *handles) options() (flags []string, values [][2]string) {
 }
 
 func (h *handles) mountNew(target string) error {
+	mnt, err := h.create()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	return attach(mnt, target)
+}
+
+func attach(mnt int, target string) error {
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return nil
+}
+
+// create makes the overlay and returns a descriptor of it, mounted nowhere.
+func (h *handles) create() (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return errUnsupported
+		return -1, errUnsupported
 	}
 	defer unix.Close(fs)
 	for i, fd := range h.lower {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", procPath(fd)); err != nil {
 			if i == 0 && errors.Is(err, unix.EINVAL) {
-				return errUnsupported
+				return -1, errUnsupported
 			}
-			return fsError(fs, "lowerdir+", err)
+			return -1, fsError(fs, "lowerdir+", err)
 		}
 	}
 	flags, values := h.options()
 	for _, v := range values {
 		if err := unix.FsconfigSetString(fs, v[0], v[1]); err != nil {
-			return fsError(fs, v[0], err)
+			return -1, fsError(fs, v[0], err)
 		}
 	}
 	for _, f := range flags {
 		if err := unix.FsconfigSetFlag(fs, f); err != nil {
-			return fsError(fs, f, err)
+			return -1, fsError(fs, f, err)
 		}
 	}
 	if h.upper < 0 {
 		if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-			return fsError(fs, "ro", err)
+			return -1, fsError(fs, "ro", err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return fsError(fs, "create", err)
+		return -1, fsError(fs, "create", err)
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return fsError(fs, "fsmount", err)
+		return -1, fsError(fs, "fsmount", err)
 	}
-	defer unix.Close(mnt)
-	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
+	return mnt, nil
 }
 
 // fsError adds what the kernel has to say, which is more than a number.

@@ -138,6 +138,10 @@ func (s *Store) makeDirs() error {
 	return nil
 }
 
+// Scratch is a path that its user makes and removes; what is left there by one that
+// was cut off goes at the next start.
+func (s *Store) Scratch(name string) string { return s.path(ingestDir, name) }
+
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.root}, elem...)...)
 }
