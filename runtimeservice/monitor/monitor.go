@@ -135,6 +135,9 @@ type PodInitRequest struct {
 	// IPC, UTS and Net are paths of namespaces to join; empty ones are the
 	// node's.
 	IPC, UTS, Net string
+	// User is the path of the user namespace that is to own the PID namespace;
+	// empty for the node's.
+	User string
 	// CgroupsPath is the cgroup of the process, in the form of
 	// Spec.Linux.CgroupsPath; empty leaves it in the monitor's.
 	CgroupsPath   string

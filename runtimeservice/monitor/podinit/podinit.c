@@ -3,18 +3,26 @@
  * as a constructor, before the Go runtime exists, and never returns: in its
  * place the process would need megabytes and threads.
  *
- * Arguments: program pod-init <empty directory> <namespace fd>...
+ * Arguments: program pod-init <empty directory> [user <user namespace fd>]
+ * <namespace fd>...
  *
  * Descriptor 3 is a socket. A byte on it lets the process begin (it is in its
  * cgroup by then); it closes the socket when it is ready, or sends the text of
  * an error before. The empty directory becomes its root.
+ *
+ * Without a user namespace the process is begun in its PID namespace. With one
+ * it is begun outside, as the PID namespace has to be made from within the user
+ * namespace: it does all that the node's root has to do, joins, has a second
+ * process take its place, tells its ID as "\1<pid>\n", and ends.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,6 +59,34 @@ static void join_namespaces(char **fds)
 			fail("join namespace");
 		close(fd);
 	}
+}
+
+/* From here on the process is the root of the user namespace. */
+static void join_user_namespace(int fd)
+{
+	if (setns(fd, CLONE_NEWUSER) < 0)
+		fail("join user namespace");
+	close(fd);
+	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+		fail("become root of the user namespace");
+}
+
+/*
+ * Goes on as process 1 of a new PID namespace, a child of the parent of this one,
+ * which ends. The kernel's own call is used since the library's fork has no flags.
+ */
+static void enter_pid_namespace(void)
+{
+	char said[32];
+	int n;
+	long pid = syscall(SYS_clone, CLONE_PARENT | CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, NULL);
+
+	if (pid < 0)
+		fail("make PID namespace");
+	if (pid == 0)
+		return;
+	n = snprintf(said, sizeof said, "\1%ld\n", pid);
+	_exit(write(control, said, n) == n ? 0 : 1);
 }
 
 /* Nothing of the host stays visible through /proc/<pid>/root. */
@@ -205,14 +241,26 @@ static void pod_init(char **argv)
 {
 	sigset_t all;
 	char go;
+	char **namespaces = argv + 3;
+	int user = -1;
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	prctl(PR_SET_NAME, "berth-pod", 0, 0, 0);
 	if (read(control, &go, 1) != 1)
 		_exit(1);
-	join_namespaces(argv + 3);
+	if (*namespaces && strcmp(*namespaces, "user") == 0) {
+		if (!namespaces[1])
+			_exit(1);
+		user = atoi(namespaces[1]);
+		namespaces += 2;
+	}
+	join_namespaces(namespaces);
 	leave_root(argv[2]);
+	if (user >= 0) {
+		join_user_namespace(user);
+		enter_pid_namespace();
+	}
 	drop_privileges();
 	if (syscall(SYS_close_range, 0, control - 1, 0) < 0 ||
 	    syscall(SYS_close_range, control + 1, ~0U, 0) < 0)

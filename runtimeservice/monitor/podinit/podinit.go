@@ -7,6 +7,7 @@ package podinit
 import "C"
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ type Config struct {
 	EmptyDir string
 	// Namespaces are paths of namespaces to join.
 	Namespaces []string
+	// User is the path of a user namespace whose root the process is to be, and
+	// to which its PID namespace is to belong; "" for the caller's.
+	User string
 	// Place puts the process, which waits, where it belongs.
 	Place func(pid int) error
 }
@@ -49,12 +53,22 @@ func Start(config Config) (*os.Process, error) {
 		return nil, fmt.Errorf("start init of pod: %w", err)
 	}
 	theirs.Close()
-	if err := handshake(config, cmd.Process.Pid, ours); err != nil {
-		_ = cmd.Process.Kill()
-		_, _ = cmd.Process.Wait()
+	process := cmd.Process
+	second, err := handshake(config, process.Pid, ours)
+	if config.User != "" {
+		// It ends by itself: before the error, or with the second process begun.
+		_ = process.Kill()
+		_, _ = process.Wait()
+		process = second
+	}
+	if err != nil {
+		if process != nil {
+			_ = process.Kill()
+			_, _ = process.Wait()
+		}
 		return nil, err
 	}
-	return cmd.Process, nil
+	return process, nil
 }
 
 func command(config Config, control *os.File) (*exec.Cmd, []*os.File, error) {
@@ -67,8 +81,15 @@ func command(config Config, control *os.File) (*exec.Cmd, []*os.File, error) {
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
 		Setsid:     true,
 	}
+	paths := config.Namespaces
+	if config.User != "" {
+		// A PID namespace belongs to the user namespace that its maker is in.
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS
+		cmd.Args = append(cmd.Args, "user")
+		paths = append([]string{config.User}, paths...)
+	}
 	var files []*os.File
-	for _, path := range config.Namespaces {
+	for _, path := range paths {
 		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, files, fmt.Errorf("open namespace of pod: %w", err)
@@ -80,23 +101,46 @@ func command(config Config, control *os.File) (*exec.Cmd, []*os.File, error) {
 	return cmd, files, nil
 }
 
-func handshake(config Config, pid int, control *os.File) error {
+// handshake lets the process begin and waits until it is ready. With a user
+// namespace a second process takes its place, which is returned, also beside an
+// error.
+func handshake(config Config, pid int, control *os.File) (*os.Process, error) {
 	if config.Place != nil {
 		if err := config.Place(pid); err != nil {
-			return fmt.Errorf("place init of pod: %w", err)
+			return nil, fmt.Errorf("place init of pod: %w", err)
 		}
 	}
 	if _, err := control.Write([]byte{1}); err != nil {
-		return fmt.Errorf("release init of pod: %w", err)
+		return nil, fmt.Errorf("release init of pod: %w", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(control, 1024))
 	if err != nil {
-		return fmt.Errorf("wait for init of pod: %w", err)
+		return nil, fmt.Errorf("wait for init of pod: %w", err)
 	}
+	second, text := takeSecond(text)
 	if len(text) > 0 {
-		return fmt.Errorf("init of pod: %w", errors.New(string(text)))
+		return second, fmt.Errorf("init of pod: %w", errors.New(string(text)))
 	}
-	return nil
+	if second == nil && config.User != "" {
+		return nil, errors.New("init of pod: it ended before it began")
+	}
+	return second, nil
+}
+
+// takeSecond takes "\x01<pid>\n" out of what the processes say, which need not be
+// where it begins.
+func takeSecond(text []byte) (*os.Process, []byte) {
+	before, rest, ok := bytes.Cut(text, []byte{1})
+	number, after, whole := bytes.Cut(rest, []byte("\n"))
+	pid, err := strconv.Atoi(string(number))
+	if !ok || !whole || err != nil || pid <= 1 {
+		return nil, text
+	}
+	second, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, text
+	}
+	return second, append(before, after...)
 }
 
 func socketPair() (ours, theirs *os.File, err error) {

@@ -172,6 +172,7 @@ type StartPodInit struct {
 	IPC           string `json:"ipc,omitempty"`
 	UTS           string `json:"uts,omitempty"`
 	Net           string `json:"net,omitempty"`
+	User          string `json:"user,omitempty"`
 	CgroupsPath   string `json:"cgroupsPath,omitempty"`
 	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
 }

@@ -51,10 +51,13 @@ func (s *Server) convertSpec(req *protocol.Start) (*configs.Config, error) {
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       req.ID,
 		UseSystemdCgroup: req.SystemdCgroup,
-		Spec:             req.Spec,
+		Spec:             withoutMappings(req.Spec),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("convert spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if err := forUserNamespace(config); err != nil {
+		return nil, err
 	}
 	if config.OomScoreAdj == nil {
 		config.OomScoreAdj = &s.oomScore

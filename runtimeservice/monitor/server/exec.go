@@ -69,6 +69,9 @@ func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (ans
 	e := &execProcess{
 		id: strconv.FormatUint(s.lastExec.Add(1), 10), c: c, pidfd: -1, result: result, startedAt: time.Now(),
 	}
+	if err := c.giveStdio(stdio); err != nil {
+		return answer, nil, err
+	}
 	streams, err := execStdio(req.Process.Terminal, stdio)
 	if err != nil {
 		return answer, nil, err

@@ -65,6 +65,7 @@ func (c *container) startPodInit(req *protocol.StartPodInit) (err error) {
 	process, err := podinit.Start(podinit.Config{
 		EmptyDir:   c.server.emptyDir(),
 		Namespaces: nonEmpty(req.IPC, req.UTS, req.Net),
+		User:       req.User,
 		Place:      placeIn(group, c),
 	})
 	if err != nil {

@@ -32,6 +32,8 @@ type record struct {
 	// Pipes are the inodes of the outputs, by stream, unless there is a terminal.
 	Pipes     [2]uint64 `json:"pipes"`
 	Terminal  bool      `json:"terminal,omitempty"`
+	// Owner are the user and the group to whom its pipes belong: its root.
+	Owner [2]int `json:"owner,omitzero"`
 	Stdin     bool      `json:"stdin,omitempty"`
 	StdinOnce bool      `json:"stdinOnce,omitempty"`
 	// StdinClosed says that the input has ended for good.

@@ -123,6 +123,9 @@ func (c *container) start(req *protocol.Start, clients []*attachment) (err error
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.rec.Owner = [2]int{uid, gid}
+	c.mu.Unlock()
 	undo.add(func() { c.destroyFailed(b) })
 	if err := c.recordStart(b); err != nil {
 		return err
