@@ -99,7 +99,7 @@ func (s *Service) makeTop(image digest.Digest, layers []digest.Digest) (string, 
 	if err := tree.RemovePath(dir, unfinished); err != nil {
 		return "", err
 	}
-	if err := s.makeUpper(filepath.Join(dir, unfinished), layers); err != nil {
+	if err := s.makeUpper(filepath.Join(dir, unfinished), layers, ""); err != nil {
 		return "", err
 	}
 	return top, os.Rename(filepath.Join(dir, unfinished), top)

@@ -100,7 +100,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 			s.leave(leftover{id: rec.ID, purge: s.purgeContainer})
 		}
 	}()
-	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, rec, &u) }); err != nil {
+	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, sb, rec, &u) }); err != nil {
 		return "", err
 	}
 	building, built := operation.Stage(ctx, stageCreate)
@@ -223,13 +223,17 @@ func (s *Service) imageNames(ctx context.Context, asked *runtimeapi.ImageSpec, i
 	return name, ref, nil
 }
 
-func (s *Service) mountContainerRootfs(ctx context.Context, rec *record.Container, u *undo.Stack) error {
+func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *record.Container, u *undo.Stack) error {
 	dir := s.rootfsDir(rec.ID)
 	u.Add("remove root file system", undoTimeout, func(ctx context.Context) error { return s.removeRootfs(ctx, rec.ID) })
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make mount point of root file system: %w", err)
 	}
-	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir); err != nil {
+	if err := openTo(rootOf(sb.config), filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("make mount point of root file system: %w", err)
+	}
+	userns := sb.rec.Load().Namespaces[string(namespaces.User)]
+	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, userns); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
@@ -299,6 +303,7 @@ var ociNamespaceTypes = map[namespaces.Kind]specs.LinuxNamespaceType{
 	namespaces.IPC:     specs.IPCNamespace,
 	namespaces.UTS:     specs.UTSNamespace,
 	namespaces.PID:     specs.PIDNamespace,
+	namespaces.User:    specs.UserNamespace,
 }
 
 // specSandboxConfig is the sandbox's configuration with the host name that it

@@ -33,8 +33,12 @@ type Images interface {
 // RootfsUsage are idempotent.
 type RootFilesystems interface {
 	// MountRootfs mounts one for the container and holds its layers until
-	// RemoveRootfs.
-	MountRootfs(ctx context.Context, containerID, imageID, mountpoint string) error
+	// RemoveRootfs. With userns, the path of a user namespace, its files belong
+	// to the IDs of that one.
+	MountRootfs(ctx context.Context, containerID, imageID, mountpoint, userns string) error
+	// ProbeUserNamespaces says what is missing for root file systems of the user
+	// namespace at that path.
+	ProbeUserNamespaces(userns string) error
 	// UnmountRootfs unmounts it and keeps what was written.
 	UnmountRootfs(ctx context.Context, containerID string) error
 	// RemoveRootfs unmounts it and removes what was written.
@@ -140,6 +144,8 @@ type Namespaces interface {
 	Create(ctx context.Context, req namespaces.Request) (namespaces.Pins, error)
 	// Pin pins one more, and returns the pin's path.
 	Pin(ctx context.Context, dir string, kind namespaces.Kind, from string) (string, error)
+	// OpenUser returns a descriptor of a new user namespace that nothing is in.
+	OpenUser(mapping namespaces.UserMapping) (*os.File, error)
 	// Find returns what is pinned in a directory.
 	Find(dir string) namespaces.Pins
 	// Remove takes all pins from the directory; idempotent.
@@ -157,6 +163,10 @@ func (kernelNamespaces) Create(ctx context.Context, req namespaces.Request) (nam
 
 func (kernelNamespaces) Pin(ctx context.Context, dir string, kind namespaces.Kind, from string) (string, error) {
 	return namespaces.Pin(ctx, dir, kind, from)
+}
+
+func (kernelNamespaces) OpenUser(mapping namespaces.UserMapping) (*os.File, error) {
+	return namespaces.OpenUser(mapping)
 }
 
 func (kernelNamespaces) Find(dir string) namespaces.Pins { return namespaces.Find(dir) }

@@ -25,6 +25,7 @@ import (
 	"github.com/berth-cri/berth/cni"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
+	"github.com/berth-cri/berth/runtimeservice/podfiles"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
@@ -400,6 +401,9 @@ type fakeRootfs struct {
 	mu      sync.Mutex
 	mounted map[string]string
 	kept    map[string]bool
+	userns  string // of the last mount
+	// noUserNamespaces is why there are none.
+	noUserNamespaces error
 }
 
 func (r *fakeRootfs) reboot() {
@@ -414,12 +418,14 @@ func (r *fakeRootfs) count() int {
 	return len(r.kept) + len(r.mounted)
 }
 
-func (r *fakeRootfs) MountRootfs(ctx context.Context, id, image, at string) error {
+func (r *fakeRootfs) MountRootfs(ctx context.Context, id, image, at, userns string) error {
 	r.mu.Lock()
-	r.mounted[id], r.kept[id] = at, true
+	r.mounted[id], r.kept[id], r.userns = at, true, userns
 	r.mu.Unlock()
 	return r.at(ctx, "mount", id)
 }
+
+func (r *fakeRootfs) ProbeUserNamespaces(string) error { return r.noUserNamespaces }
 
 func (r *fakeRootfs) UnmountRootfs(ctx context.Context, id string) error {
 	r.mu.Lock()
@@ -492,6 +498,10 @@ func (f *fakeNamespaces) count() int {
 	return len(f.pins)
 }
 
+func (f *fakeNamespaces) OpenUser(namespaces.UserMapping) (*os.File, error) {
+	return os.Open(os.DevNull)
+}
+
 func (f *fakeNamespaces) Create(ctx context.Context, req namespaces.Request) (namespaces.Pins, error) {
 	if err := os.MkdirAll(req.Dir, 0o700); err != nil {
 		return nil, err
@@ -499,7 +509,7 @@ func (f *fakeNamespaces) Create(ctx context.Context, req namespaces.Request) (na
 	f.mu.Lock()
 	f.last = req
 	pins := namespaces.Pins{}
-	for kind, want := range map[namespaces.Kind]bool{namespaces.Network: req.Network, namespaces.IPC: req.IPC, namespaces.UTS: req.UTS} {
+	for kind, want := range map[namespaces.Kind]bool{namespaces.Network: req.Network, namespaces.IPC: req.IPC, namespaces.UTS: req.UTS, namespaces.User: req.User != nil} {
 		if want {
 			pins[kind] = filepath.Join(req.Dir, string(kind))
 		}
@@ -550,6 +560,7 @@ type fakeMounts struct {
 	*faults
 	mu      sync.Mutex
 	mounted map[string]bool
+	owner   podfiles.Owner // of the last
 }
 
 func (f *fakeMounts) reboot() {
@@ -564,9 +575,9 @@ func (f *fakeMounts) count() int {
 	return len(f.mounted)
 }
 
-func (f *fakeMounts) MountTmpfs(path string) error {
+func (f *fakeMounts) MountTmpfs(path string, owner podfiles.Owner) error {
 	f.mu.Lock()
-	f.mounted[path] = true
+	f.mounted[path], f.owner = true, owner
 	f.mu.Unlock()
 	return f.at(context.Background(), "shm", path)
 }

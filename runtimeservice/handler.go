@@ -17,7 +17,7 @@ import (
 
 // BuiltinFeatures are those of Berth's own runtime on this kernel.
 func BuiltinFeatures() handlers.Features {
-	return handlers.Features{OCIVersion: specs.Version, RecursiveReadOnlyMounts: hasMountSetattr(), ExecCgroup: true}
+	return handlers.Features{OCIVersion: specs.Version, RecursiveReadOnlyMounts: hasMountSetattr(), UserNamespaces: true, ExecCgroup: true}
 }
 
 // hasMountSetattr tells whether the kernel can make mounts read-only with all
@@ -88,9 +88,9 @@ func (s *Service) monitorRuntime(h handlers.Handler) *monitor.Runtime {
 	}
 }
 
-// runtimeHandlers are the handlers as the CRI has them. A kernel that cannot do what a
+// runtimeHandlers are the handlers as the CRI has them. A node that cannot do what a
 // program could takes it from its features.
-func runtimeHandlers(all []handlers.Handler) []*runtimeapi.RuntimeHandler {
+func (s *Service) runtimeHandlers(all []handlers.Handler) []*runtimeapi.RuntimeHandler {
 	kernel := hasMountSetattr()
 	var list []*runtimeapi.RuntimeHandler
 	for _, h := range all {
@@ -98,7 +98,7 @@ func runtimeHandlers(all []handlers.Handler) []*runtimeapi.RuntimeHandler {
 			Name: h.Name,
 			Features: &runtimeapi.RuntimeHandlerFeatures{
 				RecursiveReadOnlyMounts: kernel && h.RecursiveReadOnlyMounts,
-				UserNamespaces:          kernel && h.UserNamespaces,
+				UserNamespaces:          s.userNamespaces == nil && h.UserNamespaces,
 			},
 		})
 	}

@@ -273,10 +273,7 @@ func TestRunRefuses(t *testing.T) {
 			c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_TARGET
 		}, "", errdefs.ErrInvalidArgument, "pid"},
 		"unknown mode": {func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.NamespaceOptions.Ipc = 9 }, "", errdefs.ErrInvalidArgument, "ipc"},
-		"user namespace": {func(c *runtimeapi.PodSandboxConfig) {
-			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{}
-		}, "", errdefs.ErrNotImplemented, "userns_options"},
-		"sysctl": {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"kernel.core_pattern": "x"} }, "", errdefs.ErrInvalidArgument, "kernel.core_pattern"},
+		"sysctl":       {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"kernel.core_pattern": "x"} }, "", errdefs.ErrInvalidArgument, "kernel.core_pattern"},
 		"sysctl of the node's network": {func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
 			c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "1"}

@@ -39,6 +39,9 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	if err := validateSandbox(config); err != nil {
 		return "", err
 	}
+	if err := s.requireUserNamespaces(config); err != nil {
+		return "", err
+	}
 	key := sandboxKeyOf(config.GetMetadata())
 	id, err := s.runs.Do(ctx, key, func(ctx context.Context) (string, error) {
 		s.background.Add(1)
@@ -176,6 +179,7 @@ func (s *Service) makeNamespaces(ctx context.Context, sb *sandbox, u *undo.Stack
 		IPC:     options.GetIpc() != runtimeapi.NamespaceMode_NODE,
 		UTS:     !sb.hostNetwork(),
 		Sysctls: sb.config.GetLinux().GetSysctls(),
+		User:    userMapping(sb.config),
 	}
 	if req.UTS {
 		req.Hostname = sandboxHostname(sb.config)
@@ -216,6 +220,7 @@ func (s *Service) writePodFiles(_ context.Context, sb *sandbox, _ *undo.Stack) e
 		ResolvConf: resolv,
 		Hostname:   host,
 		Shm:        ipc != runtimeapi.NamespaceMode_NODE,
+		Owner:      rootOf(sb.config),
 	}, s.opts.Mounter)
 }
 
@@ -294,6 +299,7 @@ func (s *Service) startPodInit(ctx context.Context, sb *sandbox, u *undo.Stack) 
 		IPC:           rec.Namespaces[string(namespaces.IPC)],
 		UTS:           rec.Namespaces[string(namespaces.UTS)],
 		Net:           rec.Namespaces[string(namespaces.Network)],
+		User:          rec.Namespaces[string(namespaces.User)],
 		CgroupsPath:   cgroup,
 		SystemdCgroup: s.opts.SystemdCgroup,
 	})

@@ -26,7 +26,7 @@ func (s *Service) RuntimeStatus(ctx context.Context, verbose bool) (*runtimeapi.
 	network := s.networkCondition()
 	resp := &runtimeapi.StatusResponse{
 		Status:          &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{runtimeCondition(err), network}},
-		RuntimeHandlers: runtimeHandlers(s.opts.Handlers.List()),
+		RuntimeHandlers: s.runtimeHandlers(s.opts.Handlers.List()),
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if verbose {
@@ -58,24 +58,30 @@ func (s *Service) networkCondition() *runtimeapi.RuntimeCondition {
 
 func (s *Service) runtimeInfo(info monitor.Info, monitorErr error) (map[string]string, error) {
 	about := struct {
-		Root          string        `json:"root"`
-		State         string        `json:"state"`
-		BootID        string        `json:"bootID"`
-		CgroupV2      bool          `json:"cgroupV2"`
-		SystemdCgroup bool          `json:"systemdCgroup"`
-		CgroupParent  string        `json:"cgroupParent"`
-		Sandboxes     int           `json:"sandboxes"`
-		Containers    int           `json:"containers"`
-		Monitor       *monitor.Info `json:"monitor,omitempty"`
-		MonitorError  string        `json:"monitorError,omitempty"`
+		Root          string `json:"root"`
+		State         string `json:"state"`
+		BootID        string `json:"bootID"`
+		CgroupV2      bool   `json:"cgroupV2"`
+		SystemdCgroup bool   `json:"systemdCgroup"`
+		CgroupParent  string `json:"cgroupParent"`
+		// UserNamespaces is true, or says why pods cannot have one.
+		UserNamespaces any           `json:"userNamespaces"`
+		Sandboxes      int           `json:"sandboxes"`
+		Containers     int           `json:"containers"`
+		Monitor        *monitor.Info `json:"monitor,omitempty"`
+		MonitorError   string        `json:"monitorError,omitempty"`
 	}{
-		Root:          s.opts.Root,
-		State:         s.opts.State,
-		BootID:        s.opts.BootID,
-		SystemdCgroup: s.opts.SystemdCgroup,
-		CgroupParent:  s.opts.CgroupParent,
-		Sandboxes:     len(s.sandboxes.all()),
-		Containers:    len(s.containers.all()),
+		Root:           s.opts.Root,
+		State:          s.opts.State,
+		BootID:         s.opts.BootID,
+		SystemdCgroup:  s.opts.SystemdCgroup,
+		CgroupParent:   s.opts.CgroupParent,
+		UserNamespaces: true,
+		Sandboxes:      len(s.sandboxes.all()),
+		Containers:     len(s.containers.all()),
+	}
+	if s.userNamespaces != nil {
+		about.UserNamespaces = s.userNamespaces.Error()
 	}
 	if s.opts.Host != nil {
 		about.CgroupV2 = s.opts.Host.CgroupV2

@@ -143,6 +143,10 @@ type Service struct {
 	creates join.Group[containerKey, string]
 	starts  join.Group[string, struct{}]
 
+	// userNamespaces says why pods cannot have user namespaces; nil if they can.
+	// Set by Start.
+	userNamespaces error
+
 	events events.Hub
 	stats  *stats.Reader
 	usage  usageCache
@@ -209,8 +213,14 @@ func New(opts Options) (*Service, error) {
 	if s.processes, err = record.Open[processSpec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{s.sandboxesDir(), s.containersDir()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	for dir, mode := range map[string]os.FileMode{
+		s.sandboxesDir(): 0o700,
+		// On its way to the root file system a pod's root passes it, which is nobody
+		// special on the node. Who looks for those of others has to guess their IDs,
+		// and does not get further.
+		s.containersDir(): 0o711,
+	} {
+		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}

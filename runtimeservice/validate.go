@@ -67,11 +67,7 @@ func validateNamespaceOptions(options *runtimeapi.NamespaceOption) error {
 			return invalid(field+"."+name, "unknown mode %d", mode)
 		}
 	}
-	// No options at all stand for a kubelet that does not know user namespaces.
-	if userns := options.GetUsernsOptions(); userns != nil && userns.GetMode() != runtimeapi.NamespaceMode_NODE {
-		return fmt.Errorf("%s.userns_options: user namespaces are not implemented: %w", field, errdefs.ErrNotImplemented)
-	}
-	return nil
+	return validateUserNamespace(field+".userns_options", options.GetUsernsOptions())
 }
 
 func validatePorts(mappings []*runtimeapi.PortMapping) error {

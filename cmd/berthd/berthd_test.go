@@ -392,8 +392,8 @@ func TestTwoInstances(t *testing.T) {
 	for range 2 {
 		d := start(t, nil)
 		d.mustAnswer(filepath.Join(d.state, "berth.sock"))
-		for _, dir := range []string{d.root, d.state} {
-			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		for dir, mode := range map[string]os.FileMode{d.root: 0o700, d.state: 0o711} {
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != mode {
 				t.Errorf("%s: %v, %v", dir, info, err)
 			}
 		}

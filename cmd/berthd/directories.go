@@ -20,8 +20,16 @@ func takeDirectories(cfg config.Config) (release func(), err error) {
 			l.Release()
 		}
 	}
-	for _, dir := range []struct{ name, path string }{{"state", cfg.State}, {"root", cfg.Root}} {
-		lock, err := takeDirectory(dir.path)
+	for _, dir := range []struct {
+		name, path string
+		mode       os.FileMode
+	}{
+		// Root file systems are mounted below the state directory. The root of a pod
+		// with a user namespace passes it, who is nobody special on the node.
+		{"state", cfg.State, 0o711},
+		{"root", cfg.Root, 0o700},
+	} {
+		lock, err := takeDirectory(dir.path, dir.mode)
 		if err != nil {
 			release()
 			return nil, fmt.Errorf("%s directory: %w", dir.name, err)
@@ -31,8 +39,9 @@ func takeDirectories(cfg config.Config) (release func(), err error) {
 	return release, nil
 }
 
-func takeDirectory(path string) (*pidlock.Lock, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+// takeDirectory makes a directory, or adds to the mode of one that is there.
+func takeDirectory(path string, mode os.FileMode) (*pidlock.Lock, error) {
+	if err := os.MkdirAll(path, mode); err != nil {
 		return nil, err
 	}
 	if err := unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
@@ -44,6 +53,11 @@ func takeDirectory(path string) (*pidlock.Lock, error) {
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("use %q: others than its owner can write to it (mode %#o)", path, info.Mode().Perm())
+	}
+	if missing := mode &^ info.Mode().Perm(); missing != 0 {
+		if err := os.Chmod(path, info.Mode().Perm()|mode); err != nil {
+			return nil, err
+		}
 	}
 	return pidlock.Acquire(path)
 }

@@ -18,8 +18,8 @@ const (
 	shm        = "shm"
 
 	// shmOptions are those of every runtime's /dev/shm: 64 MiB, for everyone,
-	// with the sticky bit.
-	shmOptions = "mode=1777,size=67108864"
+	// with the sticky bit. Its owner is the pod's root.
+	shmOptions = "mode=1777,size=67108864,uid=%d,gid=%d"
 	shmFlags   = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
 )
 
@@ -44,12 +44,19 @@ type Content struct {
 	// Shm asks for a tmpfs of the pod's own; a pod in the node's IPC namespace
 	// has the node's.
 	Shm bool
+	// Owner is to whom it all belongs, the root of the pod's user namespace.
+	Owner Owner
+}
+
+// Owner is a user and a group of the node.
+type Owner struct {
+	UID, GID uint32
 }
 
 // Mounter mounts what a pod's directory needs. Tests without privileges give
 // their own.
 type Mounter interface {
-	MountTmpfs(path string) error
+	MountTmpfs(path string, owner Owner) error
 	Unmount(path string) error
 }
 
@@ -65,6 +72,9 @@ func Write(dir string, content Content, mounter Mounter) error {
 		if err := os.Chmod(path, 0o644); err != nil {
 			return fmt.Errorf("write the pod's %s: %w", filepath.Base(path), err)
 		}
+		if err := giveTo(content.Owner, path); err != nil {
+			return fmt.Errorf("write the pod's %s: %w", filepath.Base(path), err)
+		}
 	}
 	if !content.Shm {
 		return nil
@@ -72,10 +82,18 @@ func Write(dir string, content Content, mounter Mounter) error {
 	if err := os.Mkdir(paths.Shm, 0o700); err != nil {
 		return fmt.Errorf("make the pod's shm directory: %w", err)
 	}
-	if err := mounter.MountTmpfs(paths.Shm); err != nil {
+	if err := mounter.MountTmpfs(paths.Shm, content.Owner); err != nil {
 		return fmt.Errorf("mount the pod's shm: %w", err)
 	}
 	return nil
+}
+
+// giveTo changes nothing for a pod whose root is the node's.
+func giveTo(owner Owner, path string) error {
+	if owner == (Owner{}) {
+		return nil
+	}
+	return os.Lchown(path, int(owner.UID), int(owner.GID))
 }
 
 // Remove unmounts and removes what Write made, whole or in part, and dir itself
@@ -104,8 +122,8 @@ type Kernel struct{}
 var _ Mounter = Kernel{}
 
 // MountTmpfs mounts a pod's shm.
-func (Kernel) MountTmpfs(path string) error {
-	return unix.Mount("shm", path, "tmpfs", shmFlags, shmOptions)
+func (Kernel) MountTmpfs(path string, owner Owner) error {
+	return unix.Mount("shm", path, "tmpfs", shmFlags, fmt.Sprintf(shmOptions, owner.UID, owner.GID))
 }
 
 // Unmount takes everything off path; nothing mounted there is no error. A mount

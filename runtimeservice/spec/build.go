@@ -83,6 +83,9 @@ func buildProcess(in *Input, img *ocispec.ImageConfig, r *Resolved, note func(st
 	if err != nil {
 		return nil, err
 	}
+	if err := id.checkMapped(podUserNamespace(in)); err != nil {
+		return nil, err
+	}
 	r.User = id.cri()
 	if r.StopSignal, err = stopSignal(in.Container, img.StopSignal); err != nil {
 		return nil, err
@@ -157,8 +160,11 @@ func buildLinux(ctx context.Context, in *Input, caps *specs.LinuxCapabilities) (
 		return nil, nil, err
 	}
 	resources.Devices = devices.rules
+	mounts.mounts = append(mounts.mounts, devices.mounts...)
 	return &specs.Linux{
 		Namespaces:        ns,
+		UIDMappings:       ociMappings(m.user.GetUids()),
+		GIDMappings:       ociMappings(m.user.GetGids()),
 		Devices:           devices.nodes,
 		Resources:         resources,
 		CgroupsPath:       in.CgroupsPath,

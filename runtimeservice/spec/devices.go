@@ -22,6 +22,10 @@ import (
 type deviceTable struct {
 	nodes []specs.LinuxDevice
 	rules []specs.LinuxDeviceCgroup
+	// mounts are in the place of nodes of other paths than on the node, for a pod
+	// with a user namespace: there nobody may make a node, and a runtime mounts
+	// what the node has at the path of the container's.
+	mounts []specs.Mount
 }
 
 // buildDevices gives the container's devices, without those of CDI, which are
@@ -38,7 +42,7 @@ func buildDevices(ctx context.Context, in *Input) (*deviceTable, error) {
 	t := &deviceTable{}
 	if len(asked) > 0 {
 		var err error
-		if t, err = interruptible(ctx, "look at the container's devices", func() (*deviceTable, error) { return hostDevices(asked) }); err != nil {
+		if t, err = interruptible(ctx, "look at the container's devices", func() (*deviceTable, error) { return hostDevices(asked, podUserNamespace(in) != nil) }); err != nil {
 			return nil, err
 		}
 	}
@@ -82,7 +86,7 @@ func checkDevice(field string, d *runtimeapi.Device) error {
 
 // hostDevices looks at the devices of a request. One that is a directory stands
 // for all devices in it.
-func hostDevices(asked []*runtimeapi.Device) (*deviceTable, error) {
+func hostDevices(asked []*runtimeapi.Device, userns bool) (*deviceTable, error) {
 	t := &deviceTable{}
 	for i, d := range asked {
 		field := "config.devices[" + strconv.Itoa(i) + "].host_path"
@@ -98,8 +102,12 @@ func hostDevices(asked []*runtimeapi.Device) (*deviceTable, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.nodes = append(t.nodes, nodes...)
 		for _, n := range nodes {
+			if at := path.Join(source, strings.TrimPrefix(n.Path, path.Clean(target))); userns && at != n.Path {
+				t.mounts = append(t.mounts, specs.Mount{Source: at, Destination: n.Path, Type: "bind", Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+			} else {
+				t.nodes = append(t.nodes, n)
+			}
 			t.rules = append(t.rules, specs.LinuxDeviceCgroup{Allow: true, Type: n.Type, Major: &n.Major, Minor: &n.Minor, Access: d.GetPermissions()})
 		}
 	}

@@ -51,7 +51,7 @@ func buildMounts(ctx context.Context, in *Input, m modes) (*mountTable, error) {
 	}
 
 	t := &mountTable{}
-	for _, dm := range systemMounts(in, m) {
+	for _, dm := range forUserNamespace(systemMounts(in, m), m) {
 		if !slices.ContainsFunc(resolved, func(h hostMount) bool { return under(dm.Destination, h.mount.Destination) }) {
 			t.mounts = append(t.mounts, dm)
 		}
@@ -78,6 +78,9 @@ func buildMounts(ctx context.Context, in *Input, m modes) (*mountTable, error) {
 	return t, nil
 }
 
+// ttyGroup is the group of terminals on every distribution.
+const ttyGroup = 5
+
 // systemMounts are the kernel's file systems of a container (runtime-spec,
 // "Default Filesystems").
 func systemMounts(in *Input, m modes) []specs.Mount {
@@ -89,7 +92,7 @@ func systemMounts(in *Input, m modes) []specs.Mount {
 	mounts = append(mounts,
 		specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=" + strconv.Itoa(ttyGroup)}},
 		specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", sysMode}},
 	)
@@ -147,8 +150,8 @@ func checkMount(field string, m *runtimeapi.Mount) error {
 	switch {
 	case m.GetImage() == nil && m.GetImageSubPath() != "":
 		return invalid(field+".image_sub_path", "is set without an image")
-	case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
-		return unsupported(field+".uidMappings", "ID-mapped mounts are not implemented")
+	case (len(m.GetUidMappings()) > 0) != (len(m.GetGidMappings()) > 0):
+		return invalid(field+".uidMappings", "users and groups are mapped together, or not at all")
 	}
 	if err := checkDestination(field+".container_path", m.GetContainerPath()); err != nil {
 		return err
@@ -251,6 +254,7 @@ func resolveMount(field string, m *runtimeapi.Mount) (hostMount, error) {
 	}
 	h.mount = bind(source, dst, propagation, mode)
 	h.mount.Options = withMountOptions(h.mount.Options, m)
+	mountMappings(m, &h.mount)
 	return h, nil
 }
 

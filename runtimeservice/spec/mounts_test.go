@@ -169,7 +169,7 @@ func TestMountsRefused(t *testing.T) {
 		{&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, MountOptions: []string{"rw"}}, "mount_options[0]", errdefs.ErrInvalidArgument},
 		{&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, MountOptions: []string{"rshared"}}, "mount_options[0]", errdefs.ErrInvalidArgument},
 		{&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, MountOptions: []string{""}}, "mount_options[0]", errdefs.ErrInvalidArgument},
-		{&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, UidMappings: []*runtimeapi.IDMapping{{}}}, "uidMappings", errdefs.ErrNotImplemented},
+		{&runtimeapi.Mount{ContainerPath: "/x", HostPath: dir, UidMappings: []*runtimeapi.IDMapping{{}}}, "uidMappings", errdefs.ErrInvalidArgument},
 	}
 	for _, tc := range tests {
 		in := testInput(t)

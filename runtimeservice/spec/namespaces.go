@@ -10,6 +10,8 @@ const namespaceOptionsField = securityContextField + ".namespace_options"
 // modes are the namespaces that a container is to live in.
 type modes struct {
 	network, ipc, pid runtimeapi.NamespaceMode
+	// user is the pod's own user namespace; nil for the node's.
+	user *runtimeapi.UserNamespace
 }
 
 // namespaceModes reads a container's namespace modes. Network and IPC namespaces
@@ -19,17 +21,14 @@ type modes struct {
 func namespaceModes(sandbox *runtimeapi.PodSandboxConfig, sc *runtimeapi.LinuxContainerSecurityContext) (modes, error) {
 	pod := sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	own := sc.GetNamespaceOptions()
-	if err := checkUserNamespace("sandbox_config.linux.security_context.namespace_options.userns_options", pod); err != nil {
+	user, err := userNamespace(pod, own)
+	if err != nil {
 		return modes{}, err
 	}
 	if own == nil {
 		own = pod
 	}
-	if err := checkUserNamespace(namespaceOptionsField+".userns_options", own); err != nil {
-		return modes{}, err
-	}
-	m := modes{pid: own.GetPid()}
-	var err error
+	m := modes{pid: own.GetPid(), user: user}
 	if m.network, err = sharedMode(namespaceOptionsField+".network", pod.GetNetwork(), own.GetNetwork()); err != nil {
 		return m, err
 	}
@@ -65,20 +64,17 @@ func sharedMode(field string, pod, own runtimeapi.NamespaceMode) (runtimeapi.Nam
 	return own, nil
 }
 
-func checkUserNamespace(field string, opts *runtimeapi.NamespaceOption) error {
-	userns := opts.GetUsernsOptions()
-	// No options at all stand for a kubelet that does not know user namespaces.
-	if userns == nil || userns.GetMode() == runtimeapi.NamespaceMode_NODE {
-		return nil
-	}
-	return unsupported(field, "user namespaces are not implemented")
-}
-
 // ociNamespaces lists the namespaces to make or to join. One that is not listed
 // is the node's.
 func ociNamespaces(m modes, paths map[specs.LinuxNamespaceType]string, cgroup bool) ([]specs.LinuxNamespace, error) {
-	ns := make([]specs.LinuxNamespace, 0, 6)
+	ns := make([]specs.LinuxNamespace, 0, 7)
 	ns = append(ns, specs.LinuxNamespace{Type: specs.MountNamespace})
+	if m.user != nil {
+		if paths[specs.UserNamespace] == "" {
+			return nil, precondition(namespaceOptionsField+".userns_options", "the pod has no user namespace to join")
+		}
+		ns = append(ns, specs.LinuxNamespace{Type: specs.UserNamespace, Path: paths[specs.UserNamespace]})
+	}
 	add := func(field string, t specs.LinuxNamespaceType, mode runtimeapi.NamespaceMode) error {
 		switch mode {
 		case runtimeapi.NamespaceMode_NODE:

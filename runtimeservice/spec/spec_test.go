@@ -159,11 +159,27 @@ func TestBadRequests(t *testing.T) {
 		{sc + "namespace_options.target_id", errdefs.ErrInvalidArgument, func(in *Input) {
 			securityContext(in).NamespaceOptions.Pid = runtimeapi.NamespaceMode_TARGET
 		}},
-		{sc + "namespace_options.userns_options", errdefs.ErrNotImplemented, func(in *Input) {
+		{sc + "namespace_options.userns_options", errdefs.ErrInvalidArgument, func(in *Input) {
 			securityContext(in).NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{}
 		}},
-		{"sandbox_config.linux.security_context.namespace_options.userns_options", errdefs.ErrNotImplemented, func(in *Input) {
-			in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_TARGET}
+		{sc + "namespace_options.userns_options", errdefs.ErrFailedPrecondition, func(in *Input) {
+			in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions = testUserNamespace()
+		}},
+		{sc + "run_as_user", errdefs.ErrInvalidArgument, func(in *Input) {
+			inUserNamespace(in)
+			securityContext(in).RunAsUser = &runtimeapi.Int64Value{Value: 65536}
+		}},
+		{sc + "run_as_group", errdefs.ErrInvalidArgument, func(in *Input) {
+			inUserNamespace(in)
+			securityContext(in).RunAsUser = &runtimeapi.Int64Value{Value: 1}
+			securityContext(in).RunAsGroup = &runtimeapi.Int64Value{Value: 65536}
+		}},
+		{sc + "supplemental_groups", errdefs.ErrInvalidArgument, func(in *Input) {
+			inUserNamespace(in)
+			securityContext(in).SupplementalGroups = []int64{70000}
+		}},
+		{"config.mounts[0].uidMappings", errdefs.ErrInvalidArgument, func(in *Input) {
+			in.Container.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: "/", UidMappings: testUserNamespace().Uids}}
 		}},
 	}
 	for _, tc := range tests {

@@ -30,12 +30,12 @@ type record struct {
 	Cgroups map[string]string `json:"cgroups,omitempty"`
 	LogPath string            `json:"logPath,omitempty"`
 	// Pipes are the inodes of the outputs, by stream, unless there is a terminal.
-	Pipes     [2]uint64 `json:"pipes"`
-	Terminal  bool      `json:"terminal,omitempty"`
+	Pipes    [2]uint64 `json:"pipes"`
+	Terminal bool      `json:"terminal,omitempty"`
 	// Owner are the user and the group to whom its pipes belong: its root.
-	Owner [2]int `json:"owner,omitzero"`
-	Stdin     bool      `json:"stdin,omitempty"`
-	StdinOnce bool      `json:"stdinOnce,omitempty"`
+	Owner     [2]int `json:"owner,omitzero"`
+	Stdin     bool   `json:"stdin,omitempty"`
+	StdinOnce bool   `json:"stdinOnce,omitempty"`
 	// StdinClosed says that the input has ended for good.
 	StdinClosed bool           `json:"stdinClosed,omitempty"`
 	Exit        *protocol.Exit `json:"exit,omitempty"`
