@@ -88,8 +88,15 @@ func shortDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := passable(dir); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
+
+// passable lets everybody pass a directory, also the root of a user namespace on
+// its way to a container's root file system.
+func passable(dir string) error { return os.Chmod(dir, 0o711) }
 
 // start starts berthd and connects to it.
 func (d *daemon) start(ctx context.Context) error {

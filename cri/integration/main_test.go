@@ -64,6 +64,9 @@ func silenceClients() {
 func setUp() (cleanup func() error, err error) {
 	dir, err := os.MkdirTemp("", "berth-it-")
 	cleanup = func() error { return os.RemoveAll(dir) }
+	if err == nil {
+		err = passable(dir)
+	}
 	if err != nil {
 		return cleanup, err
 	}
