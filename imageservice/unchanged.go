@@ -16,6 +16,11 @@ func (p *pull) unchanged(ctx context.Context, repo *registry.Repository) (digest
 	if err != nil || img.UserSpecified != p.spec.GetUserSpecifiedImage() {
 		return "", false
 	}
+	// Signatures may have come, or a key gone, since: those are looked at as kept.
+	signatures, err := storedSignatures(img)
+	if err != nil || p.admitted.NeedsSignatures() && p.admitted.Check(signatures) != nil {
+		return "", false
+	}
 	top, err := repo.Head(ctx, p.ref)
 	if err != nil {
 		p.s.log.Debug("image cannot be asked for", "image", p.ref.String(), "error", err)
