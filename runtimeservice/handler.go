@@ -91,13 +91,12 @@ func (s *Service) monitorRuntime(h handlers.Handler) *monitor.Runtime {
 // runtimeHandlers are the handlers as the CRI has them. A node that cannot do what a
 // program could takes it from its features.
 func (s *Service) runtimeHandlers(all []handlers.Handler) []*runtimeapi.RuntimeHandler {
-	kernel := hasMountSetattr()
 	var list []*runtimeapi.RuntimeHandler
 	for _, h := range all {
 		list = append(list, &runtimeapi.RuntimeHandler{
 			Name: h.Name,
 			Features: &runtimeapi.RuntimeHandlerFeatures{
-				RecursiveReadOnlyMounts: kernel && h.RecursiveReadOnlyMounts,
+				RecursiveReadOnlyMounts: h.RecursiveReadOnlyMounts,
 				UserNamespaces:          s.userNamespaces == nil && h.UserNamespaces,
 			},
 		})

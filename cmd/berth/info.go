@@ -115,20 +115,40 @@ func (n *nodeInfo) pairs() [][2]string {
 	if driver := n.config.GetLinux(); driver != nil {
 		pairs = append(pairs, [2]string{"Cgroup driver", strings.ToLower(driver.CgroupDriver.String())})
 	}
-	for _, h := range n.status.RuntimeHandlers {
-		name := h.Name
-		if name == "" {
-			name = "(default)"
-		}
-		pairs = append(pairs, [2]string{"Handler " + name, fmt.Sprintf("user namespaces: %t, recursive read-only mounts: %t",
-			h.GetFeatures().GetUserNamespaces(), h.GetFeatures().GetRecursiveReadOnlyMounts())})
-	}
+	pairs = append(pairs, n.handlerPairs()...)
 	pairs = append(pairs,
 		[2]string{"Pods", fmt.Sprintf("%d (%d ready)", n.pods, n.ready)},
 		[2]string{"Containers", fmt.Sprintf("%d (%d running)", n.containers, n.running)},
 		[2]string{"Images", fmt.Sprint(n.images)})
 	pairs = append(pairs, usagePairs("Image storage", n.fs.ImageFilesystems)...)
 	return append(pairs, usagePairs("Container storage", n.fs.ContainerFilesystems)...)
+}
+
+// handlerPairs are the runtime handlers. What they run, and what is wrong with it, is in the
+// verbose part of Berth's answer; other runtimes have none.
+func (n *nodeInfo) handlerPairs() [][2]string {
+	var about []struct{ Name, Path, Version, Error string }
+	_ = json.Unmarshal([]byte(n.status.Info["handlers"]), &about)
+	var pairs [][2]string
+	for _, h := range n.status.RuntimeHandlers {
+		name := h.Name
+		if name == "" {
+			name = "(default)"
+		}
+		value := fmt.Sprintf("user namespaces: %t, recursive read-only mounts: %t",
+			h.GetFeatures().GetUserNamespaces(), h.GetFeatures().GetRecursiveReadOnlyMounts())
+		for _, a := range about {
+			switch {
+			case a.Name != h.Name || a.Path == "":
+			case a.Error != "":
+				value = a.Path + " cannot be used: " + a.Error
+			default:
+				value = a.Path + " (" + a.Version + "), " + value
+			}
+		}
+		pairs = append(pairs, [2]string{"Handler " + name, value})
+	}
+	return pairs
 }
 
 func usagePairs(what string, list []*runtimeapi.FilesystemUsage) [][2]string {

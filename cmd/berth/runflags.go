@@ -64,7 +64,7 @@ func (f *runFlags) addSession(flags *pflag.FlagSet) {
 func (f *runFlags) addPod(flags *pflag.FlagSet) {
 	flags.StringVar(&f.name, "name", "", "name of the pod and of the container (default: made from the image's)")
 	flags.StringVar(&f.hostname, "hostname", "", "host name of the pod (default: its name)")
-	flags.StringVar(&f.handler, "runtime-handler", "", "runtime handler of the pod")
+	flags.StringVar(&f.handler, "runtime", "", "`HANDLER` that runs the pod, one of those that info shows")
 	flags.StringVar(&f.cgroupParent, "cgroup-parent", "", "cgroup to put the pod into")
 	flags.StringArrayVarP(&f.publish, "publish", "p", nil, "map a port: `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`; may be repeated")
 	flags.StringArrayVarP(&f.labels, "label", "l", nil, "label of the pod and the container, `KEY=VALUE`; may be repeated")

@@ -168,6 +168,9 @@ Runtime:            fake 1.2.3
 CRI:                v1
 RuntimeReady:       yes
 NetworkReady:       no (NoNetworkConfig no configuration in /etc/cni/net.d)
+Handler (default):  user namespaces: true, recursive read-only mounts: false
+Handler gone:       /bin/gone cannot be used: no such file
+Handler runc:       /bin/runc (runc 1.5), user namespaces: false, recursive read-only mounts: false
 Pods:               2 (1 ready)
 Containers:         4 (2 running)
 Images:             2

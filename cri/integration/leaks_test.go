@@ -180,6 +180,7 @@ func filesOf(t testing.TB, d *daemon) []string {
 	for _, pattern := range []string{
 		d.Root + "/sandboxes/*", d.Root + "/containers/*", d.Root + "/rootfs/*", d.Root + "/cni/debts/*",
 		d.Root + "/cni/results/*", d.Root + "/cni/netns/*", d.State + "/sandboxes/*", d.State + "/containers/*",
+		d.State + "/monitor/bundles/*", d.State + "/monitor/runtimes/*/*", d.State + "/monitor/consoles/*",
 	} {
 		found = append(found, glob(t, pattern)...)
 	}

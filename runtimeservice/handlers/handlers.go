@@ -73,7 +73,8 @@ type Options struct {
 	Default string
 	// Settings are those of the handlers by name. Builtin is always there.
 	Settings map[string]Settings
-	// Builtin are the features of Berth's own runtime.
+	// Builtin are the features of Berth's own runtime. No handler has more of those that
+	// the node, and Berth itself, have a part in.
 	Builtin Features
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -208,8 +209,15 @@ func (s *Set) Find(ctx context.Context, name string) (Handler, error) {
 	if err != nil {
 		return h, fmt.Errorf("handler %q: %w: %w", name, err, errdefs.ErrFailedPrecondition)
 	}
-	h.Features = features
+	h.Features = s.within(features)
 	return h, nil
+}
+
+// within takes from a program's features what Berth cannot prepare for it on this node.
+func (s *Set) within(f Features) Features {
+	f.UserNamespaces = f.UserNamespaces && s.builtin.UserNamespaces
+	f.RecursiveReadOnlyMounts = f.RecursiveReadOnlyMounts && s.builtin.RecursiveReadOnlyMounts
+	return f
 }
 
 func (s *Set) lookup(name string) (Handler, *program, bool) {
@@ -240,6 +248,7 @@ func (s *Set) List() []Handler {
 		} else {
 			p.look(false)
 			h.Features, h.Err = p.last()
+			h.Features = s.within(h.Features)
 		}
 		if len(all) == 0 {
 			h.Name = ""

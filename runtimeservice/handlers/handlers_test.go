@@ -105,7 +105,7 @@ func TestFind(t *testing.T) {
 		Settings: map[string]Settings{"rt": {Path: path, Annotations: []string{"a"}}, "gone": {Path: path + "-gone"}, "small": {MinMemory: 5}},
 	})
 	h, err := s.Find(t.Context(), "rt")
-	if err != nil || !h.External() || h.Version != "rt version 1" || h.Annotations[0] != "a" {
+	if err != nil || !h.External() || h.Version != "rt version 1" || h.Annotations[0] != "a" || !h.UserNamespaces || h.RecursiveReadOnlyMounts {
 		t.Errorf("got %+v, %v", h, err)
 	}
 	if h, err = s.Find(t.Context(), "small"); err != nil || h.External() || !h.UserNamespaces || h.MinMemory != 5 {

@@ -107,11 +107,20 @@ func (x *external) create(s *stdio) (pid int, process waiter, err error) {
 		pid, err = x.runtime.Create(x.c.ctx, x.c.id, x.spec, streams)
 		return err
 	})
-	return pid, nil, err
+	return pid, nil, x.sayMemory(err)
 }
 
 func (x *external) release(int) error {
-	return x.runtime.Start(x.c.ctx, x.c.id, x.spec.Process)
+	return x.sayMemory(x.runtime.Start(x.c.ctx, x.c.id, x.spec.Process))
+}
+
+// sayMemory adds to the error of a start why it failed, if the memory limit is too low for
+// the runtime's own code in the container. The runtime sees only that its process is gone.
+func (x *external) sayMemory(err error) error {
+	if err == nil || !oomKilled(x.c.cgroups()) {
+		return err
+	}
+	return fmt.Errorf("the container's memory limit is too low for the runtime's own process in it, which was killed: %w", err)
 }
 
 func (x *external) exec(e *execProcess, spec *specs.Process, s *stdio) (pid int, process waiter, err error) {

@@ -25,9 +25,14 @@ func (s *runtimeService) Status(_ context.Context, req *runtimeapi.StatusRequest
 	resp := &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 		{Type: runtimeapi.RuntimeReady, Status: true},
 		{Type: runtimeapi.NetworkReady, Reason: "NoNetworkConfig", Message: "no configuration in /etc/cni/net.d"},
-	}}}
+	}}, RuntimeHandlers: []*runtimeapi.RuntimeHandler{
+		{Features: &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}}, {Name: "gone"}, {Name: "runc"},
+	}}
 	if req.Verbose {
-		resp.Info = map[string]string{"config": `{"root":"/var/lib/fake"}`}
+		resp.Info = map[string]string{
+			"config":   `{"root":"/var/lib/fake"}`,
+			"handlers": `[{"name":"gone","path":"/bin/gone","error":"no such file"},{"name":"runc","path":"/bin/runc","version":"runc 1.5"}]`,
+		}
 	}
 	return resp, nil
 }
