@@ -191,7 +191,28 @@ func (x *external) update(resources *specs.LinuxResources) error {
 	changed := *resources
 	// The devices have not changed.
 	changed.Devices = nil
-	return x.runtime.Update(context.Background(), x.c.id, &changed)
+	if err := x.runtime.Update(context.Background(), x.c.id, &changed); err != nil {
+		return err
+	}
+	return limitHugepages(x.c.cgroups(), resources.HugepageLimits)
+}
+
+// limitHugepages sets what the update command of runtimes has no means for.
+func limitHugepages(paths map[string]string, limits []specs.LinuxHugepageLimit) error {
+	dir, suffix := paths["hugetlb"], ".limit_in_bytes"
+	if unified := paths[""]; unified != "" {
+		dir, suffix = unified, ".max"
+	}
+	if dir == "" {
+		return nil
+	}
+	for _, l := range limits {
+		file := filepath.Join(dir, "hugetlb."+l.Pagesize+suffix)
+		if err := os.WriteFile(file, strconv.AppendUint(nil, l.Limit, 10), 0); err != nil {
+			return fmt.Errorf("limit huge pages: %w", err)
+		}
+	}
+	return nil
 }
 
 func (x *external) destroy() error {
