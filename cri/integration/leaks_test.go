@@ -101,6 +101,14 @@ func (d *daemon) holdings(t testing.TB) []string {
 	return all
 }
 
+// cgroupParent is the cgroup of a pod, in the form that the node's driver has.
+func cgroupParent(name string) string {
+	if systemdDriver {
+		return "/" + cgroupPrefix + name + ".slice"
+	}
+	return "/" + cgroupPrefix + name
+}
+
 // cgroupRoots are the mounted hierarchies.
 func cgroupRoots(t testing.TB) []string {
 	t.Helper()
@@ -129,8 +137,9 @@ func podCgroups(t testing.TB) []string {
 	return found
 }
 
-// cgroupPrefix begins the cgroups of this run's pods.
-var cgroupPrefix = fmt.Sprintf("berth-it-%d-", os.Getpid())
+// cgroupPrefix begins the cgroups of this run's pods. It has no dash, with which a slice of
+// systemd would be within another.
+var cgroupPrefix = fmt.Sprintf("berth_it_%d_", os.Getpid())
 
 func glob(t testing.TB, pattern string) []string {
 	t.Helper()

@@ -23,6 +23,8 @@ var (
 	bin      string // directory of the programs
 	registry *imagetest.Registry
 	shared   *daemon
+
+	systemdDriver bool // whether systemd makes the cgroups, as RuntimeConfig tells a kubelet
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -85,6 +87,9 @@ func setUp() (cleanup func() error, err error) {
 	if shared, err = newDaemon(context.Background(), filepath.Join(dir, "node"), ""); err == nil {
 		err = warmUp(shared)
 	}
+	if err == nil {
+		systemdDriver, err = asksSystemd(shared)
+	}
 	return func() error {
 		registry.Close()
 		if shared != nil {
@@ -94,6 +99,14 @@ func setUp() (cleanup func() error, err error) {
 		}
 		return os.RemoveAll(dir)
 	}, err
+}
+
+func asksSystemd(d *daemon) (bool, error) {
+	config, err := d.runtime.RuntimeConfig(context.Background())
+	if err != nil {
+		return false, fmt.Errorf("ask for the cgroup driver: %w", err)
+	}
+	return config.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD, nil
 }
 
 // warmUp runs one pod, so that what a daemon opens once is open before the first

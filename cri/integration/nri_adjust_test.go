@@ -146,11 +146,16 @@ func TestNRIAdjustsCgroup(t *testing.T) {
 		_, err := p.tryCreate()
 		wantCode(t, "cgroup "+bad, err, codes.InvalidArgument)
 	}
-	path = p.config.Linux.CgroupParent + "/chosen"
+	parent := p.config.Linux.CgroupParent
+	path = parent + "/chosen"
+	where := path
+	if systemdDriver {
+		path, where = filepath.Base(parent)+":a:chosen", parent+"/a-chosen.scope"
+	}
 	c := p.run()
 	same(t, "cgroup", plugin.Last("PostStartContainer").Container.Linux.CgroupsPath, path)
 	data, err := os.ReadFile("/proc/" + c.hostPid() + "/cgroup")
-	if err != nil || !strings.Contains(string(data), path+"\n") {
+	if err != nil || !strings.Contains(string(data), where+"\n") {
 		t.Errorf("the container is in %s: %v", data, err)
 	}
 	stats, err := shared.runtime.ContainerStats(t.Context(), c.id)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -37,7 +38,7 @@ func podConfig(t testing.TB, options ...podOption) *runtimeapi.PodSandboxConfig 
 		LogDirectory: t.TempDir(),
 		Labels:       map[string]string{"test": "yes"},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent: "/" + cgroupPrefix + name,
+			CgroupParent: cgroupParent(name),
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			},
@@ -100,6 +101,13 @@ func (p *pod) remove() {
 // removeCgroups removes a pod's own cgroup, which a kubelet makes and removes.
 func removeCgroups(t testing.TB, parent string) {
 	t.Helper()
+	if slice := filepath.Base(parent); systemdDriver && strings.HasSuffix(slice, ".slice") {
+		// It may not be loaded any more; then there is nothing to stop.
+		out, err := exec.Command("systemctl", "stop", slice).CombinedOutput()
+		if err != nil && !strings.Contains(string(out), "not loaded") {
+			t.Errorf("stop the pod's slice: %v: %s", err, out)
+		}
+	}
 	for _, root := range cgroupRoots(t) {
 		if err := os.Remove(filepath.Join(root, parent)); err != nil && !os.IsNotExist(err) {
 			t.Errorf("the pod's cgroup: %v", err)

@@ -216,9 +216,7 @@ func TestStartRemovesWhatIsNobodys(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkNothingLeft(t, d)
-	for _, root := range cgroupRoots(t) {
-		os.Remove(filepath.Join(root, p.config.Linux.CgroupParent)) // a kubelet's to remove
-	}
+	removeCgroups(t, p.config.Linux.CgroupParent)
 }
 
 // Sixty pods are taken up, with what they were.

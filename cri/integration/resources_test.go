@@ -140,11 +140,15 @@ func TestSmallMemoryLimit(t *testing.T) {
 // The container's processes are below the pod's cgroup parent, in every
 // hierarchy, in both of the forms that a parent has.
 func TestCgroupParent(t *testing.T) {
-	for name, parent := range map[string]string{
-		"cgroupfs": "/" + cgroupPrefix + "parent/burstable/podx",
-		"systemd":  "/" + cgroupPrefix + "pods.slice/" + cgroupPrefix + "pods-burstable.slice",
-		"bare":     cgroupPrefix + "bare",
-	} {
+	parents := map[string]string{"bare": cgroupPrefix + "bare"}
+	if systemdDriver {
+		parents["bare"] += ".slice"
+		parents["nested"] = "/" + cgroupPrefix + "pods.slice/" + cgroupPrefix + "pods-burstable.slice"
+	} else {
+		parents["cgroupfs"] = "/" + cgroupPrefix + "parent/burstable/podx"
+		parents["systemd"] = "/" + cgroupPrefix + "pods.slice/" + cgroupPrefix + "pods-burstable.slice"
+	}
+	for name, parent := range parents {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t, shared)
 			t.Cleanup(func() {

@@ -156,6 +156,9 @@ func (h *handles) create() (int, error) {
 		return -1, errUnsupported
 	}
 	defer unix.Close(fs)
+	if takesAnything(fs) {
+		return errUnsupported
+	}
 	for i, fd := range h.lower {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", procPath(fd)); err != nil {
 			if i == 0 && errors.Is(err, unix.EINVAL) {
@@ -188,6 +191,17 @@ func (h *handles) create() (int, error) {
 		return -1, fsError(fs, "fsmount", err)
 	}
 	return mnt, nil
+}
+
+// takesAnything tells of an overlayfs older than Linux 6.5, which knows nothing of the new
+// API: the kernel then gathers parameters unseen, as a text for the old one, and would only
+// refuse "lowerdir+" in the end. One that looks at them wants a value for it.
+func takesAnything(fs int) bool {
+	err := unix.FsconfigSetFlag(fs, "lowerdir+")
+	if err != nil {
+		_ = fsError(fs, "lowerdir+", err) // takes the complaint out of the log
+	}
+	return err == nil
 }
 
 // fsError adds what the kernel has to say, which is more than a number.
