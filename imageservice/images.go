@@ -81,6 +81,7 @@ type verboseInfo struct {
 	ImageSpec      *ocispec.Image    `json:"imageSpec"`
 	ManifestDigest string            `json:"manifestDigest"`
 	MediaType      string            `json:"mediaType"`
+	ArtifactType   string            `json:"artifactType,omitempty"`
 	Annotations    map[string]string `json:"annotations,omitempty"`
 	PulledAt       string            `json:"pulledAt"`
 	Layers         []verboseLayer    `json:"layers"`
@@ -96,7 +97,7 @@ type verboseLayer struct {
 
 func (s *Service) verbose(img *store.Image) (map[string]string, error) {
 	info := verboseInfo{
-		ImageSpec: img.Config, ManifestDigest: img.ManifestDigest.String(), MediaType: img.MediaType,
+		ImageSpec: img.Config, ManifestDigest: img.ManifestDigest.String(), MediaType: img.MediaType, ArtifactType: img.Artifact,
 		Annotations: img.Annotations, PulledAt: img.PulledAt.Format("2006-01-02T15:04:05.000Z07:00"),
 	}
 	for _, id := range img.Layers {
@@ -132,13 +133,25 @@ func (s *Service) RemoveImage(_ context.Context, spec *runtimeapi.ImageSpec) err
 }
 
 // Image returns the ID and the configuration of the image that ref names: any
-// name, digest, ID or beginning of an ID. The configuration must not be changed.
+// name, digest, ID or beginning of an ID. The configuration must not be changed. An
+// artifact, which only can be mounted, is errdefs.ErrInvalidArgument.
 func (s *Service) Image(_ context.Context, ref string) (string, *ocispec.Image, error) {
 	img, err := s.lookup(ref)
 	if err != nil {
 		return "", nil, err
 	}
+	if err := runnable(img); err != nil {
+		return "", nil, err
+	}
 	return img.ID.String(), img.Config, nil
+}
+
+// runnable refuses what no container can be made of.
+func runnable(img *store.Image) error {
+	if img.Artifact == "" {
+		return nil
+	}
+	return fmt.Errorf("%s is an artifact of type %q: it can be mounted as a volume, not run: %w", img.ID, img.Artifact, errdefs.ErrInvalidArgument)
 }
 
 // describe translates an image into the CRI's terms.

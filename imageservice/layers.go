@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/berth-cri/berth/imageservice/layer"
+	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/registry"
 	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/containerd/errdefs"
@@ -24,6 +27,8 @@ type layerRequest struct {
 	diffID digest.Digest
 	bar    *layerBar
 	lease  *store.Lease
+	// file says how a layer of an artifact is written; nil for an image's.
+	file *manifest.ArtifactLayer
 }
 
 // getLayer brings a layer into the store and the request's lease. Of several
@@ -79,6 +84,12 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 		return nil
 	}
 	used, err := s.unpackLayer(ctx, r, "")
+	if r.file != nil && r.file.Name != "" && r.file.Archive && errors.Is(err, layer.ErrHostile) {
+		// A file that is only called an archive.
+		r.file = &manifest.ArtifactLayer{Name: r.file.Name}
+		r.bar.restart()
+		used, err = s.unpackLayer(ctx, r, "")
+	}
 	if errors.Is(err, layer.ErrCorrupt) && !errors.Is(err, layer.ErrDiffID) && ctx.Err() == nil {
 		err = s.fetchElsewhere(ctx, r, used, err)
 	}
@@ -149,8 +160,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		return nil, err
 	}
 	s.counters.blobs.Add(1)
-	res, err := layer.Unpack(ctx, blob, layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, DiffID: r.diffID}, in.Diff,
-		func(n int64) { r.bar.unpacked.Add(n) })
+	res, err := r.write(ctx, blob, in.Diff)
 	if err != nil {
 		in.Abort()
 		blob.end(err)
@@ -167,4 +177,18 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	}, r.lease)
 	blob.end(err)
 	return nil, err
+}
+
+// write writes what the blob holds into root.
+func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.File) (layer.Result, error) {
+	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size}
+	progress := func(n int64) { r.bar.unpacked.Add(n) }
+	switch {
+	case r.file == nil:
+		spec.DiffID = r.diffID
+		return layer.Unpack(ctx, blob, spec, root, progress)
+	case r.file.Archive:
+		return layer.Unpack(ctx, blob, spec, root, progress)
+	}
+	return layer.WriteFile(ctx, blob, spec, root, r.file.Name, progress)
 }

@@ -247,6 +247,9 @@ type resolved struct {
 	config      []byte
 	diffIDs     []digest.Digest
 	signatures  json.RawMessage // of policy.Signature
+	// artifact is the type of an artifact, and files say what its layers are.
+	artifact string
+	files    []manifest.ArtifactLayer
 }
 
 // resolve follows the name to the manifest for this platform and its
@@ -272,6 +275,9 @@ func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolve
 		if parsed.Image != nil {
 			r.manifest, r.mediaType = doc, parsed.MediaType
 			r.layers, r.annotations = parsed.Image.Layers, parsed.Image.Annotations
+			if parsed.Artifact != "" {
+				return &r, r.describeArtifact(parsed)
+			}
 			r.id = parsed.Image.Config.Digest
 			return &r, p.fetchConfig(ctx, repo, &r, parsed.Image.Config.Size)
 		}
@@ -281,6 +287,25 @@ func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolve
 		}
 		ref = ref.WithDigest(next.Digest)
 	}
+}
+
+// describeArtifact fills in what takes the place of a configuration. Many artifacts
+// have the same, empty one: what tells them apart is the manifest.
+func (r *resolved) describeArtifact(d manifest.Document) error {
+	r.artifact, r.id, r.config = d.Artifact, r.manifest.Digest, []byte("{}")
+	// Artifacts without content have one layer that says so.
+	r.layers = slices.DeleteFunc(slices.Clone(r.layers), func(l ocispec.Descriptor) bool {
+		return l.MediaType == ocispec.MediaTypeEmptyJSON && l.Annotations[ocispec.AnnotationTitle] == ""
+	})
+	for _, l := range r.layers {
+		file, err := manifest.Artifact(l)
+		if err != nil {
+			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		r.files = append(r.files, file)
+		r.diffIDs = append(r.diffIDs, file.Key(l.Digest))
+	}
+	return nil
 }
 
 func (p *pull) fetchConfig(ctx context.Context, repo *registry.Repository, r *resolved, size int64) error {
@@ -337,7 +362,11 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 		seen[diffID] = true
 		g.Go(func() error {
 			ctx, traced := operation.Trace(ctx, "layer", "berth.layer.digest", desc.Digest.String())
-			err := p.s.getLayer(ctx, layerRequest{repo: repo, desc: desc, diffID: diffID, bar: bars[i], lease: lease})
+			req := layerRequest{repo: repo, desc: desc, diffID: diffID, bar: bars[i], lease: lease}
+			if r.artifact != "" {
+				req.file = &r.files[i]
+			}
+			err := p.s.getLayer(ctx, req)
 			traced(err)
 			if err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
@@ -357,6 +386,7 @@ func (p *pull) record(r *resolved) error {
 	return p.s.store.PutImage(store.Image{
 		ID: r.id, Layers: r.diffIDs,
 		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
+		Artifact:    r.artifact,
 		Annotations: r.annotations, UserSpecified: p.spec.GetUserSpecifiedImage(), Signatures: r.signatures,
 		PulledAt: time.Now().UTC(),
 	}, refs, r.config, r.manifest.Content)

@@ -317,7 +317,6 @@ func TestBadImages(t *testing.T) {
 		"claims to be index":  {manifestOf(func(m map[string]any) { m["mediaType"] = ocispec.MediaTypeImageIndex }), errdefs.ErrInvalidArgument, "other kind"},
 		"claims another type": {manifestOf(func(m map[string]any) { m["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json" }), errdefs.ErrInvalidArgument, "calls itself"},
 		"schema 1":            {manifestOf(func(m map[string]any) { m["fsLayers"] = []any{} }), errdefs.ErrInvalidArgument, "schema 1"},
-		"an artifact":         {manifestOf(func(m map[string]any) { m["config"].(map[string]any)["mediaType"] = "application/vnd.cncf.helm" }), errdefs.ErrInvalidArgument, "not an image"},
 		"digest is a path":    {manifestOf(func(m map[string]any) { first(m)["digest"] = "sha256:../../../../etc/passwd" }), errdefs.ErrInvalidArgument, "digest"},
 		"unknown algorithm":   {manifestOf(func(m map[string]any) { first(m)["digest"] = "md5:d41d8cd98f00b204e9800998ecf8427e" }), errdefs.ErrInvalidArgument, "algorithm"},
 		"negative size":       {manifestOf(func(m map[string]any) { first(m)["size"] = -1 }), errdefs.ErrInvalidArgument, "size"},

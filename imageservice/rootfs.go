@@ -63,6 +63,9 @@ func (s *Service) rootfsRecord(containerID, imageID, mountpoint string) (store.R
 	rec, err := s.store.Rootfs(containerID)
 	if isNotFound(err) {
 		img, err := s.lookup(imageID)
+		if err == nil {
+			err = runnable(img)
+		}
 		if err != nil {
 			return rec, false, err
 		}

@@ -214,3 +214,30 @@ func TestVolumesOfTheImage(t *testing.T) {
 		t.Errorf("an image with a volume over /proc: %v", err)
 	}
 }
+
+// An OCI artifact is pulled, listed, mounted and removed as an image is, and no
+// container runs from it.
+func TestArtifactVolumes(t *testing.T) {
+	p := runPod(t, hostNetwork)
+	artifact := &imagetest.Artifact{Type: "application/vnd.test.model", Files: []imagetest.ArtifactFile{
+		{Title: "model/weights", MediaType: "application/octet-stream", Blob: []byte("weights")},
+		{MediaType: "application/vnd.oci.image.layer.v1.tar+gzip", Blob: imagetest.NewLayer(imagetest.Tar(imagetest.File("packed/file", "packed", 0o644)), imagetest.Gzip).Blob},
+	}}
+	name, err := registry.PushArtifact("artifact", "v1", artifact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := shared.pull(t, name)
+	dropImage(t, id)
+	image := shared.image(t, name)
+	same(t, "ID", image.GetId(), artifact.Digest().String())
+	same(t, "digest", image.RepoDigests[0], registry.Host+"/artifact@"+id)
+	c := p.run(imageMount(id, "/model", ""), imageMount(name, "/weights", "model/weights"))
+	same(t, "content", c.sh("cat /model/model/weights /model/packed/file /weights"), "weightspackedweights")
+	same(t, "writing", c.sh("touch /model/x 2>/dev/null || echo refused"), "refused")
+	same(t, "the digest in the status", c.status().Mounts[0].GetImage().GetImageRef(), registry.Host+"/artifact@"+id)
+	_, err = p.tryCreate(func(c *runtimeapi.ContainerConfig) { c.Image.Image = id })
+	if statusCode(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "is an artifact of type") {
+		t.Errorf("a container of an artifact: %v", err)
+	}
+}

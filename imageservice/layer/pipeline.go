@@ -226,6 +226,12 @@ func decompress(r *chunkReader, mode inflate.Mode) (io.Reader, func(), error) {
 }
 
 func (p *pipeline) diffID(in <-chan *chunk) error {
+	if p.spec.DiffID == "" {
+		for c := range in {
+			c.release()
+		}
+		return nil
+	}
 	h := hasher(p.spec.DiffID)
 	for c := range in {
 		h.Write(c.bytes())

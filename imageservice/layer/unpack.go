@@ -65,7 +65,7 @@ const (
 type Spec struct {
 	Digest digest.Digest // of the blob
 	Size   int64         // of the blob, bytes
-	DiffID digest.Digest // of the tar archive in it
+	DiffID digest.Digest // of the tar archive in it; "" where nobody says
 	// Inflate chooses the decoder of gzip.
 	Inflate inflate.Mode
 }

@@ -37,6 +37,9 @@ type Document struct {
 	MediaType string
 	Index     *ocispec.Index
 	Image     *ocispec.Manifest
+	// Artifact is the type of an artifact, which Image then describes; "" for an
+	// image to run.
+	Artifact string
 }
 
 // Parse reads a document that came with the given media type. Errors are
@@ -124,10 +127,9 @@ func parseImage(content []byte, mediaType string) (Document, error) {
 	if err := checkDescriptor(m.Config); err != nil {
 		return Document{}, fmt.Errorf("config: %w", err)
 	}
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig, "", "application/octet-stream":
-	default:
-		return Document{}, fmt.Errorf("not an image to run: its config is %q", m.Config.MediaType)
+	artifact, check := artifactType(&m), checkLayer
+	if artifact != "" {
+		check = checkArtifactLayer
 	}
 	if m.Config.Size > MaxConfigSize {
 		return Document{}, fmt.Errorf("config of more than %d bytes", MaxConfigSize)
@@ -136,14 +138,14 @@ func parseImage(content []byte, mediaType string) (Document, error) {
 		return Document{}, fmt.Errorf("%d layers are more than %d", len(m.Layers), MaxLayers)
 	}
 	for i, l := range m.Layers {
-		if err := checkLayer(l); err != nil {
+		if err := check(l); err != nil {
 			return Document{}, fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
 	if mediaType == "" {
 		mediaType = ocispec.MediaTypeImageManifest
 	}
-	return Document{MediaType: mediaType, Image: &m}, nil
+	return Document{MediaType: mediaType, Image: &m, Artifact: artifact}, nil
 }
 
 func checkDescriptor(d ocispec.Descriptor) error {

@@ -27,7 +27,8 @@ const (
 // read again.
 const maxNames = 10_000
 
-// Image is the record of an image. Its ID is the digest of its configuration.
+// Image is the record of an image. Its ID is the digest of its configuration, that
+// of an artifact the digest of its manifest.
 type Image struct {
 	ID digest.Digest `json:"id"`
 	// Names are normalised references, tags and digests.
@@ -37,6 +38,8 @@ type Image struct {
 	// ManifestDigest is that of the manifest of this platform.
 	ManifestDigest digest.Digest `json:"manifestDigest"`
 	MediaType      string        `json:"mediaType"` // of the manifest
+	// Artifact is the type of an artifact, which is not an image to run.
+	Artifact string `json:"artifact,omitempty"`
 	// Annotations are those of the manifest.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// UserSpecified is what the last pull's caller called it.
@@ -152,15 +155,23 @@ func (s *Store) readImage(dir string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := img.setConfig(config); err != nil {
+	identity := config
+	if img.Artifact != "" {
+		if identity, err = os.ReadFile(s.imagePath(img.ID, manifestFile)); err != nil {
+			return nil, err
+		}
+	}
+	if err := img.setConfig(config, identity); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return &img, nil
 }
 
-func (i *Image) setConfig(raw []byte) error {
-	if got := i.ID.Algorithm().FromBytes(raw); got != i.ID {
-		return fmt.Errorf("configuration has digest %s", got)
+// setConfig takes the configuration; identity is the document whose digest the ID
+// is.
+func (i *Image) setConfig(raw, identity []byte) error {
+	if got := i.ID.Algorithm().FromBytes(identity); got != i.ID {
+		return fmt.Errorf("what identifies it has digest %s", got)
 	}
 	var config ocispec.Image
 	if err := json.Unmarshal(raw, &config); err != nil {
@@ -176,7 +187,11 @@ func (i *Image) setConfig(raw []byte) error {
 func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
-	if err := img.setConfig(config); err != nil {
+	identity := config
+	if img.Artifact != "" {
+		identity = manifest
+	}
+	if err := img.setConfig(config, identity); err != nil {
 		return fmt.Errorf("record image %s: %w", img.ID, err)
 	}
 	img.Names = s.nextNames(img.ID, refs)
