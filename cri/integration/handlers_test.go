@@ -58,7 +58,9 @@ func script(t testing.TB, name, text string) string {
 // A handler is picked by its name, and runs the whole of a container's life.
 func TestHandlerOfAPod(t *testing.T) {
 	d := ownDaemon(t, fmt.Sprintf("runtimes:\n  runc: {path: %s}\n", runc(t)))
-	d.runPod(t, hostNetwork).run().sh("true") // what is opened once
+	first := d.runPod(t, hostNetwork) // opens what is opened once
+	first.run().sh("true")
+	first.remove()
 	checkLeaks(t, d)
 	p := d.runPodBy(t, "runc", pids(runtimeapi.NamespaceMode_POD))
 	same(t, "handler of the pod", p.status().RuntimeHandler, "runc")

@@ -95,6 +95,9 @@ func commandError(err error, arg0, cwd string) error {
 		}
 	}
 	switch {
+	case strings.HasPrefix(text, "open executable: "):
+		// crun names no file.
+		return mark(fmt.Sprintf("exec: %q", arg0))
 	case containsAny(text, "chdir to cwd", "chdir to `"), names(cwd) && containsAny(text, "chdir", "cwd"):
 		return mark(fmt.Sprintf("working directory %q", cwd))
 	case (names(arg0) || names(path.Base(arg0))) && containsAny(text, "not found", "no such file", "permission denied", "is a directory", "exec format error", "not a directory", "cannot execute"):

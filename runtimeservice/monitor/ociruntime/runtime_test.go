@@ -120,6 +120,8 @@ func TestErrorsOfTheLog(t *testing.T) {
 			script: `printf '{"level":"error","msg":"runc create failed: unable to start container process: exec: \\"/bin/no\\": stat /bin/no: no such file or directory"}\n' > $log; exit 1`},
 		{name: "crun", command: true, text: `exec: "/bin/no": fakert create`,
 			script: "printf '{\"level\":\"error\",\"msg\":\"executable file `/bin/no` not found in $PATH: No such file or directory\"}\\n' > $log; exit 1"},
+		{name: "not executable", command: true, text: `exec: "/bin/no": fakert create: open executable: Permission denied`,
+			script: `printf '{"level":"error","msg":"open executable: Permission denied"}\n' > $log; exit 1`},
 		{name: "working directory", command: true, text: `make working directory "/work": fakert create`,
 			script: `printf '{"level":"error","msg":"error during container init: mkdir /work: not a directory"}\n' > $log; exit 1`},
 		{name: "gone", notFound: true, text: "does not exist", script: `printf '{"level":"error","msg":"container does not exist"}\n' > $log; exit 1`},
