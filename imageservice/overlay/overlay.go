@@ -157,7 +157,7 @@ func (h *handles) create() (int, error) {
 	}
 	defer unix.Close(fs)
 	if takesAnything(fs) {
-		return errUnsupported
+		return -1, errUnsupported
 	}
 	for i, fd := range h.lower {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", procPath(fd)); err != nil {
