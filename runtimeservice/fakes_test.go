@@ -72,6 +72,7 @@ type node struct {
 	rootfs     *fakeRootfs
 	namespaces *fakeNamespaces
 	mounts     *fakeMounts
+	plugins    Plugins
 	build      func(context.Context, spec.Input) (*specs.Spec, *spec.Resolved, error)
 }
 
@@ -129,7 +130,7 @@ func (n *node) open() *Service {
 	n.t.Helper()
 	s, err := New(Options{
 		Root: n.root, State: n.state,
-		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Processes: n.monitor,
+		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Plugins: n.plugins, Processes: n.monitor,
 		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
 		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
 		CgroupRoot: n.root, Logger: n.log,

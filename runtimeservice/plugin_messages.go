@@ -21,6 +21,7 @@ import (
 func (s *Service) podMessage(sb *sandbox) *nriapi.PodSandbox {
 	rec := sb.rec.Load()
 	meta := sb.config.GetMetadata()
+	resources := sb.resources.Load()
 	pod := &nriapi.PodSandbox{
 		Id:             sb.id,
 		Name:           meta.GetName(),
@@ -31,8 +32,8 @@ func (s *Service) podMessage(sb *sandbox) *nriapi.PodSandbox {
 		RuntimeHandler: rec.Handler,
 		Ips:            slices.Clone(rec.IPs),
 		Linux: &nriapi.LinuxPodSandbox{
-			PodOverhead:  nriResources(sb.config.GetLinux().GetOverhead()),
-			PodResources: nriResources(sb.config.GetLinux().GetResources()),
+			PodOverhead:  nriResources(resources.overhead),
+			PodResources: nriResources(resources.resources),
 			CgroupParent: rec.CgroupParent,
 			Namespaces:   podNamespaces(rec),
 		},

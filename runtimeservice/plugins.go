@@ -23,8 +23,8 @@ type Plugins interface {
 
 // What plugins are told, and what of it they decide:
 //
-//	RunPodSandbox, CreateContainer, StartContainer, UpdateContainer: an error of a
-//	plugin is the call's.
+//	RunPodSandbox, UpdatePodSandbox, CreateContainer, StartContainer, UpdateContainer:
+//	an error of a plugin is the call's.
 //	All that follows what has happened, or takes away: an error is logged. No plugin
 //	keeps a pod from going.
 //
@@ -57,6 +57,19 @@ func (s *Service) tellPodRuns(ctx context.Context, turn *nri.Turn, sb *sandbox, 
 		return nil
 	})
 	return turn.RunPodSandbox(ctx, s.podMessage(sb))
+}
+
+func (s *Service) tellPodUpdates(ctx context.Context, turn *nri.Turn, sb *sandbox, req *runtimeapi.UpdatePodSandboxResourcesRequest) error {
+	if !turn.Active() {
+		return nil
+	}
+	return turn.UpdatePodSandbox(ctx, s.podMessage(sb), nriResources(req.GetOverhead()), nriResources(req.GetResources()))
+}
+
+func (s *Service) tellPodUpdated(ctx context.Context, turn *nri.Turn, sb *sandbox) {
+	if turn.Active() {
+		s.ignored("PostUpdatePodSandbox", sb.id, turn.PostUpdatePodSandbox(ctx, s.podMessage(sb)))
+	}
 }
 
 // tellPodStopped does it once. It is called by one who has the whole sandbox.

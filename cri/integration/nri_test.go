@@ -63,6 +63,12 @@ func TestNRIEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = shared.runtime.UpdatePodSandboxResources(t.Context(), &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: p.id, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 1000},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.stop(0)
 	if err := shared.runtime.RemoveContainer(t.Context(), c.id); err != nil {
 		t.Fatal(err)
@@ -70,7 +76,7 @@ func TestNRIEvents(t *testing.T) {
 	p.remove()
 	wantNames(t, "events of the pod", plugin.Names(p.id),
 		"RunPodSandbox", "CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer",
-		"UpdateContainer", "PostUpdateContainer", "StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox")
+		"UpdateContainer", "PostUpdateContainer", "UpdatePodSandbox", "PostUpdatePodSandbox", "StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox")
 
 	pod := plugin.Last("RunPodSandbox").Pod
 	meta := p.config.Metadata
@@ -80,6 +86,8 @@ func TestNRIEvents(t *testing.T) {
 	if len(pod.Ips) != 2 || len(pod.Linux.Namespaces) != 3 {
 		t.Errorf("the pod has the addresses %v and the namespaces %v", pod.Ips, pod.Linux.Namespaces)
 	}
+
+	same(t, "CPU shares of the pod after its update", plugin.Last("PostUpdatePodSandbox").Pod.Linux.PodResources.Cpu.Shares.GetValue(), 1000)
 
 	created := plugin.Last("CreateContainer").Container
 	same(t, "container", [3]string{created.Id, created.PodSandboxId, created.Name}, [3]string{c.id, p.id, c.conf.Metadata.Name})

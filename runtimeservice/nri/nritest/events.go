@@ -6,7 +6,13 @@ import (
 	"github.com/containerd/nri/pkg/api"
 )
 
-// Synchronize is the first thing that a plugin is told.
+// Configure keeps the configuration and subscribes to all events.
+func (p *Plugin) Configure(_ context.Context, config, _, _ string) (api.EventMask, error) {
+	p.Config = config
+	return 0, nil
+}
+
+// Synchronize is the first event of a plugin.
 func (p *Plugin) Synchronize(ctx context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	if err := p.told(ctx, "Synchronize", nil, nil); err != nil {
 		return nil, err

@@ -26,6 +26,8 @@ type Event struct {
 type Plugin struct {
 	Name, Index string
 	Policy      *api.FailurePolicy
+	// Config is the configuration that the runtime gave the plugin.
+	Config string
 
 	// On is called for each event first; its error is the plugin's.
 	On func(ctx context.Context, e Event) error
@@ -45,6 +47,7 @@ type Plugin struct {
 
 // The interfaces by which the stub finds out what to subscribe to.
 var (
+	_ stub.ConfigureInterface                   = (*Plugin)(nil)
 	_ stub.SynchronizeInterface                 = (*Plugin)(nil)
 	_ stub.RunPodInterface                      = (*Plugin)(nil)
 	_ stub.UpdatePodInterface                   = (*Plugin)(nil)
@@ -67,11 +70,15 @@ func (p *Plugin) Connect(ctx context.Context, socket string) error {
 	if p.Index == "" {
 		p.Index = "10"
 	}
+	return p.start(ctx, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithSocketPath(socket))
+}
+
+// Launched is Connect for a program that the runtime has launched as a plugin.
+func (p *Plugin) Launched(ctx context.Context) error { return p.start(ctx) }
+
+func (p *Plugin) start(ctx context.Context, options ...stub.Option) error {
 	p.closed, p.ready = make(chan struct{}), make(chan struct{}, 1)
-	options := []stub.Option{
-		stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithSocketPath(socket),
-		stub.WithOnClose(func() { close(p.closed) }), stub.WithLogger(silent{}),
-	}
+	options = append(options, stub.WithOnClose(func() { close(p.closed) }), stub.WithLogger(silent{}))
 	if p.Policy != nil {
 		options = append(options, stub.WithFailurePolicy(p.Policy))
 	}
