@@ -33,18 +33,6 @@ func (d *daemon) connect(t *testing.T, p *nritest.Plugin) *nritest.Plugin {
 	return p
 }
 
-// awaitEvent waits for an event of the name.
-func awaitEvent(t *testing.T, p *nritest.Plugin, name string) *nritest.Event {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	e, err := p.Await(ctx, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
-
 func wantNames(t *testing.T, what string, got []string, want ...string) {
 	t.Helper()
 	if !slices.Equal(got, want) {

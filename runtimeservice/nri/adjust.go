@@ -138,7 +138,8 @@ func addHooks(hooks *specs.Hooks, more *api.Hooks) *specs.Hooks {
 		to   *[]specs.Hook
 		from []*api.Hook
 	}{
-		{&hooks.Prestart, more.GetPrestart()}, //nolint:staticcheck // deprecated, and still asked for
+		//lint:ignore SA1019 deprecated, and plugins still ask for it
+		{&hooks.Prestart, more.GetPrestart()},
 		{&hooks.CreateRuntime, more.GetCreateRuntime()},
 		{&hooks.CreateContainer, more.GetCreateContainer()},
 		{&hooks.StartContainer, more.GetStartContainer()},

@@ -293,7 +293,8 @@ func adjustMemory(old *specs.LinuxMemory, memory *api.LinuxMemory) *specs.LinuxM
 		next.Swap = swap
 	}
 	set(&next.Reservation, memory.GetReservation().Get())
-	set(&next.Kernel, memory.GetKernel().Get()) //nolint:staticcheck // deprecated, and still asked for
+	//lint:ignore SA1019 deprecated, and plugins still ask for it
+	set(&next.Kernel, memory.GetKernel().Get())
 	set(&next.KernelTCP, memory.GetKernelTcp().Get())
 	set(&next.Swappiness, memory.GetSwappiness().Get())
 	set(&next.DisableOOMKiller, memory.GetDisableOomKiller().Get())
