@@ -42,6 +42,9 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	if err := s.requireUserNamespaces(config); err != nil {
 		return "", err
 	}
+	if err := spec.CheckPodSeccomp(ctx, config); err != nil {
+		return "", err
+	}
 	key := sandboxKeyOf(config.GetMetadata())
 	id, err := s.runs.Do(ctx, key, func(ctx context.Context) (string, error) {
 		s.background.Add(1)

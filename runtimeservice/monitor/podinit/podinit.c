@@ -19,9 +19,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/audit.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +126,42 @@ static void drop_privileges(void)
 	memset(none, 0, sizeof none);
 	if (syscall(SYS_capset, &header, none) < 0)
 		fail("drop capabilities");
+}
+
+#if defined __x86_64__
+#define BERTH_ARCH AUDIT_ARCH_X86_64
+#elif defined __aarch64__
+#define BERTH_ARCH AUDIT_ARCH_AARCH64
+#endif
+
+/*
+ * From here on the process can make the system calls that it makes, and no other. It
+ * is visible to the containers of the pod, and reads what they send.
+ */
+static void confine(void)
+{
+#ifdef BERTH_ARCH
+#define ALLOW(call) \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, BERTH_ARCH, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		/* to wait */
+		ALLOW(SYS_rt_sigtimedwait), ALLOW(SYS_wait4), ALLOW(SYS_exit_group),
+		/* to say that it is ready, or why not */
+		ALLOW(SYS_close), ALLOW(SYS_write),
+		/* to shrink */
+		ALLOW(SYS_mmap), ALLOW(SYS_mprotect), ALLOW(SYS_munmap), ALLOW(SYS_rseq),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = { sizeof rules / sizeof *rules, rules };
+
+	/* A kernel without seccomp does without. */
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0 && errno != EINVAL)
+		fail("filter system calls");
+#endif
 }
 
 /* One system call without libc, as the loop below outlives it. */
@@ -265,6 +305,7 @@ static void pod_init(char **argv)
 	if (syscall(SYS_close_range, 0, control - 1, 0) < 0 ||
 	    syscall(SYS_close_range, control + 1, ~0U, 0) < 0)
 		fail("close descriptors");
+	confine();
 	close(control);
 	shrink();
 	serve(0, 0, 0);

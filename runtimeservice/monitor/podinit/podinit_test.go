@@ -72,6 +72,9 @@ func TestInitOfAPod(t *testing.T) {
 	if !strings.Contains(string(status), "\nNSpid:\t"+fmt.Sprint(p.Pid)+"\t1\n") {
 		t.Errorf("it is not process 1 of its namespace:\n%s", status)
 	}
+	if !strings.Contains(string(status), "\nSeccomp:\t2\n") {
+		t.Errorf("its system calls are not filtered:\n%s", status)
+	}
 }
 
 func TestFailedStartLeavesNoProcess(t *testing.T) {
@@ -146,7 +149,7 @@ func TestInitOfAPodWithAUserNamespace(t *testing.T) {
 	for _, line := range []string{
 		fmt.Sprintf("NSpid:\t%d\t1", p.Pid), fmt.Sprintf("PPid:\t%d", os.Getpid()),
 		"Uid:\t200000\t200000\t200000\t200000", "Gid:\t200000\t200000\t200000\t200000", "Groups:\t ",
-		"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1",
+		"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2",
 	} {
 		if !strings.Contains(string(status), "\n"+line+"\n") {
 			t.Errorf("its status has no line %q:\n%s", line, status)
