@@ -83,11 +83,20 @@ type Tracing struct {
 	KeyFile                string `yaml:"keyFile"`
 }
 
+// Values of Images.Inflate.
+const (
+	InflateAuto = "auto"
+	InflateGo   = "go"
+)
+
 // Images is about pulling and unpacking.
 type Images struct {
 	CertsDirs      []string      `yaml:"certsDirs"`
 	ParallelLayers int           `yaml:"parallelLayers"`
 	StallTimeout   time.Duration `yaml:"stallTimeout"`
+	MinProgress    int64         `yaml:"minProgress"`
+	DockerConfig   string        `yaml:"dockerConfig"`
+	Inflate        string        `yaml:"inflate"`
 	Pinned         []string      `yaml:"pinned"`
 	Platform       string        `yaml:"platform"`
 	PolicyFile     string        `yaml:"policyFile"`

@@ -97,6 +97,11 @@ func (k *checker) images(c *Images) {
 	k.paths("images.certsDirs", c.CertsDirs)
 	k.between("images.parallelLayers", c.ParallelLayers, 1, 100)
 	k.atLeast("images.stallTimeout", c.StallTimeout, time.Second)
+	if c.MinProgress < 1 {
+		k.fail("images.minProgress", "%d is less than one byte", c.MinProgress)
+	}
+	k.optionalPath("images.dockerConfig", c.DockerConfig)
+	k.oneOf("images.inflate", c.Inflate, InflateAuto, InflateGo)
 	for i, pattern := range c.Pinned {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
 			k.fail(fmt.Sprintf("images.pinned[%d]", i), "%q is not a name or pattern", pattern)

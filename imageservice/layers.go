@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/imageservice/layer"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/registry"
@@ -160,7 +161,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		return nil, err
 	}
 	s.counters.blobs.Add(1)
-	res, err := r.write(ctx, blob, in.Diff)
+	res, err := r.write(ctx, blob, in.Diff, s.opts.Inflate)
 	if err != nil {
 		in.Abort()
 		blob.end(err)
@@ -180,8 +181,8 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 }
 
 // write writes what the blob holds into root.
-func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.File) (layer.Result, error) {
-	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size}
+func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.File, mode inflate.Mode) (layer.Result, error) {
+	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, Inflate: mode}
 	progress := func(n int64) { r.bar.unpacked.Add(n) }
 	switch {
 	case r.file == nil:

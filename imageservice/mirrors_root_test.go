@@ -403,3 +403,33 @@ func TestForeignLayers(t *testing.T) {
 		t.Error("the test does not test")
 	}
 }
+
+// The node's own credentials are for pulls that bring none.
+func TestDockerConfig(t *testing.T) {
+	r := newRegistry(t)
+	name := push(t, r, "private", "1", small("x"))
+	r.Wrap(func(next http.Handler) http.Handler { return guard(basic1, `Basic realm="r"`, next) })
+	file := filepath.Join(t.TempDir(), "config.json")
+	with := func(o *Options) { o.DockerConfig = file }
+	write := func(content string) {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newService(t, with)
+	write(`{"auths": {"` + r.Host + `": {"auth": "` + strings.TrimPrefix(basic1, "Basic ") + `"}}}`)
+	if err := pullWith(s, name, &runtimeapi.AuthConfig{Username: user1, Password: "x"}); !errors.Is(err, errdefs.ErrUnauthenticated) {
+		t.Errorf("with the pod's own wrong password: %v", err)
+	}
+	if err := pullWith(s, name, nil); err != nil {
+		t.Error(err)
+	}
+	write(`{"auths": {"other.example": {"auth": "` + strings.TrimPrefix(basic1, "Basic ") + `"}}}`)
+	if err := pullWith(newService(t, with), name, nil); !errors.Is(err, errdefs.ErrUnauthenticated) {
+		t.Errorf("with credentials for another registry: %v", err)
+	}
+	write(`{"auths": `)
+	if err := pullWith(newService(t, with), name, nil); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("with a broken file: %v", err)
+	}
+}

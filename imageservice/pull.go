@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/credentials"
 	"github.com/berth-cri/berth/imageservice/hosts"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/policy"
@@ -184,7 +185,7 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	start := time.Now()
 	defer func() { p.stageOver(err) }()
 	p.stage(ctx, StageResolve)
-	repo, err := p.open()
+	repo, err := p.open(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -217,7 +218,7 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 }
 
 // open reads which hosts serve the repository.
-func (p *pull) open() (*registry.Repository, error) {
+func (p *pull) open(ctx context.Context) (*registry.Repository, error) {
 	list, warnings, err := hosts.Load(p.s.opts.CertsDirs, p.ref.Domain)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
@@ -225,9 +226,15 @@ func (p *pull) open() (*registry.Repository, error) {
 	for _, w := range warnings {
 		p.s.log.Warn("hosts.toml", "registry", p.ref.Domain, "warning", w)
 	}
+	auth := p.auth
+	if auth == nil && p.s.opts.DockerConfig != "" {
+		if auth, err = credentials.Find(ctx, p.s.opts.DockerConfig, p.ref); err != nil {
+			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+	}
 	repo, err := registry.Open(p.ref, registry.Options{
-		Hosts: list, Auth: p.auth,
-		StallTimeout: p.s.opts.StallTimeout, Backoff: p.s.opts.RetryBackoff,
+		Hosts: list, Auth: auth,
+		StallTimeout: p.s.opts.StallTimeout, MinProgress: p.s.opts.MinProgress, Backoff: p.s.opts.RetryBackoff,
 		UserAgent: p.s.opts.UserAgent, Logger: p.s.log,
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/containerd/errdefs"
@@ -51,6 +52,13 @@ type Options struct {
 	// StallTimeout ends a transfer that stays below the minimum progress for
 	// this long.
 	StallTimeout time.Duration
+	// MinProgress is that minimum progress, in bytes.
+	MinProgress int64
+	// DockerConfig is the file with the node's own credentials, for pulls that come
+	// without any; empty for none.
+	DockerConfig string
+	// Inflate chooses the decoder of gzip.
+	Inflate inflate.Mode
 	// RetryBackoff is the first wait before a request is sent again.
 	RetryBackoff time.Duration
 	// UsageInterval is the shortest time between two measurements of one

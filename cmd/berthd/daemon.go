@@ -18,6 +18,7 @@ import (
 	"github.com/berth-cri/berth/cri"
 	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/imageservice"
+	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/runtimeservice"
 	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
@@ -111,10 +112,21 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		Pinned:         cfg.Images.Pinned,
 		ParallelLayers: cfg.Images.ParallelLayers,
 		StallTimeout:   cfg.Images.StallTimeout,
+		MinProgress:    cfg.Images.MinProgress,
+		DockerConfig:   cfg.Images.DockerConfig,
+		Inflate:        inflater(cfg.Images.Inflate),
 		PolicyFile:     cfg.Images.PolicyFile,
 		UserAgent:      "berth/" + version,
 		Logger:         s.Logger,
 	})
+}
+
+// inflater is the decoder that the configuration means.
+func inflater(name string) inflate.Mode {
+	if name == config.InflateGo {
+		return inflate.Go
+	}
+	return inflate.Auto
 }
 
 func newNetworks(cfg config.Config, s *surface) *cni.Networks {

@@ -285,7 +285,7 @@ func (s *Stream) skip(n int64) error {
 }
 
 // watchedRead keeps the rule of progress: within each StallTimeout spent waiting
-// for the network, at least minProgress bytes. Time that our own side takes does
+// for the network, at least MinProgress bytes. Time that our own side takes does
 // not count.
 func (s *Stream) watchedRead(p []byte) (int, error) {
 	limit := s.r.opts.StallTimeout
@@ -297,7 +297,7 @@ func (s *Stream) watchedRead(p []byte) (int, error) {
 	s.waited += time.Since(start)
 	s.arrived += int64(n)
 	switch {
-	case s.arrived >= minProgress:
+	case s.arrived >= s.r.opts.MinProgress:
 		s.waited, s.arrived = 0, 0
 		if stalled && err == nil {
 			err = io.ErrUnexpectedEOF // cancelled just when the bytes came
@@ -323,7 +323,7 @@ func (s *Stream) failure(err error) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
 	}
-	if s.offset-s.mark >= minProgress {
+	if s.offset-s.mark >= s.r.opts.MinProgress {
 		s.fails = 0
 	}
 	s.mark = s.offset

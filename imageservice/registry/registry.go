@@ -27,6 +27,8 @@ type Options struct {
 	Auth *authn.AuthConfig
 	// StallTimeout is how long a transfer may wait without the minimum progress.
 	StallTimeout time.Duration
+	// MinProgress is that minimum, in bytes.
+	MinProgress int64
 	// Backoff is the first wait before a retry; the next ones double.
 	Backoff   time.Duration
 	UserAgent string
@@ -41,8 +43,8 @@ const (
 	maxRetryAfter = 20 * time.Second
 	// attempts at one host for one document, or without progress of a blob.
 	attempts = 3
-	// minProgress is what must arrive within each StallTimeout of waiting.
-	minProgress = 256 << 10
+	// defaultMinProgress must arrive within each StallTimeout of waiting.
+	defaultMinProgress = 256 << 10
 )
 
 // Repository is one repository on one or several hosts. It is safe for
@@ -58,6 +60,9 @@ type Repository struct {
 func Open(ref reference.Reference, o Options) (*Repository, error) {
 	if o.StallTimeout <= 0 {
 		o.StallTimeout = defaultStallTimeout
+	}
+	if o.MinProgress <= 0 {
+		o.MinProgress = defaultMinProgress
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
