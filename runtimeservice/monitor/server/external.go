@@ -200,8 +200,8 @@ func (x *external) update(resources *specs.LinuxResources) error {
 // limitHugepages sets what the update command of runtimes has no means for.
 func limitHugepages(paths map[string]string, limits []specs.LinuxHugepageLimit) error {
 	dir, suffix := paths["hugetlb"], ".limit_in_bytes"
-	if unified := paths[""]; unified != "" {
-		dir, suffix = unified, ".max"
+	if dir == "" {
+		dir, suffix = paths[""], ".max"
 	}
 	if dir == "" {
 		return nil
