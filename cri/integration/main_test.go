@@ -35,6 +35,7 @@ func run(m *testing.M) (code int) {
 		return 1
 	}
 	silenceClients()
+	sent := recordFields()
 	cleanup, err := setUp()
 	defer func() {
 		if err := cleanup(); err != nil {
@@ -46,7 +47,7 @@ func run(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "set up the integration suite:", err)
 		return 1
 	}
-	return m.Run()
+	return checkFields(sent, m.Run())
 }
 
 // silenceClients turns off the kubelet's client's log of every error that a test

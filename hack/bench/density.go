@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -61,6 +65,21 @@ func densityRound(ctx context.Context, opts options, t *target, idle float64, re
 		}
 		report.add("ListContainerStats"+suffix, milliseconds, t, ms(time.Since(began)))
 	}
+	for range 5 {
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		n, err := t.metrics(ctx)
+		if status.Code(err) == codes.Unimplemented {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		report.add("StreamPodSandboxMetrics"+suffix, milliseconds, t, ms(time.Since(began)))
+		if n < opts.pods {
+			return fmt.Errorf("%s: metrics of %d pods, %d run", t.name, n, opts.pods)
+		}
+	}
 	busy, seconds := cpuBusy(), 10
 	for range seconds {
 		if err := t.list(ctx); err != nil {
@@ -82,6 +101,26 @@ func (t *target) list(ctx context.Context) error {
 		return fmt.Errorf("%s: list containers: %w", t.name, err)
 	}
 	return nil
+}
+
+// metrics reads the metrics of all pods, and returns of how many there are any.
+func (t *target) metrics(ctx context.Context) (pods int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stream, err := t.runtime.StreamPodSandboxMetrics(ctx, &runtimeapi.StreamPodSandboxMetricsRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("%s: stream metrics: %w", t.name, err)
+	}
+	for {
+		page, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return pods, nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%s: stream metrics: %w", t.name, err)
+		}
+		pods += len(page.PodSandboxMetrics)
+	}
 }
 
 func (t *target) stats(ctx context.Context) error {
