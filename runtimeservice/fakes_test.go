@@ -61,7 +61,7 @@ func (f *faults) at(ctx context.Context, step, id string) error {
 // the Service, and lose what a reboot takes.
 type node struct {
 	faults
-	t      *testing.T
+	t      testing.TB
 	root   string
 	state  string
 	bootID string
@@ -76,7 +76,7 @@ type node struct {
 	build      func(context.Context, spec.Input) (*specs.Spec, *spec.Resolved, error)
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	n := &node{t: t, root: t.TempDir(), state: t.TempDir(), bootID: "boot-1", log: slog.New(slog.DiscardHandler)}
 	n.monitor = &fakeMonitor{faults: &n.faults, running: map[string]*fakeProcess{}}

@@ -142,7 +142,7 @@ func wholeRun() bool {
 
 // checkFields is the exit code after a run with that exit code.
 func checkFields(sent *sentFields, code int) int {
-	if code != 0 || !wholeRun() {
+	if !wholeRun() {
 		return code
 	}
 	wrong := sent.check()

@@ -250,3 +250,34 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stre
 		}
 	}
 }
+
+func (s *runtimeService) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
+	return &runtimeapi.ListMetricDescriptorsResponse{Descriptors: []*runtimeapi.MetricDescriptor{
+		{Name: "memory", Help: "Bytes.", LabelKeys: []string{"pod", "container"}},
+		{Name: "cpu", Help: "Seconds.", LabelKeys: []string{"pod", "container"}},
+	}}, nil
+}
+
+// StreamPodSandboxMetrics gives each pod a metric, and a container that is named
+// to be written with care.
+func (s *runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, stream runtimeapi.RuntimeService_StreamPodSandboxMetricsServer) error {
+	s.mu.Lock()
+	var pages []*runtimeapi.StreamPodSandboxMetricsResponse
+	for id, pod := range s.pods {
+		name := pod.GetMetadata().GetName()
+		metric := func(metric, container string, kind runtimeapi.MetricType, value uint64) []*runtimeapi.Metric {
+			return []*runtimeapi.Metric{{Name: metric, MetricType: kind, LabelValues: []string{name, container}, Value: &runtimeapi.UInt64Value{Value: value}}}
+		}
+		pages = append(pages, &runtimeapi.StreamPodSandboxMetricsResponse{PodSandboxMetrics: []*runtimeapi.PodSandboxMetrics{{
+			PodSandboxId: id, Metrics: metric("memory", "", runtimeapi.MetricType_GAUGE, 100),
+			ContainerMetrics: []*runtimeapi.ContainerMetrics{{ContainerId: "c", Metrics: metric("cpu", `a"b`, runtimeapi.MetricType_COUNTER, 7)}},
+		}}})
+	}
+	s.mu.Unlock()
+	for _, page := range pages {
+		if err := stream.Send(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
