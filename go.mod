@@ -3,6 +3,7 @@ module github.com/berth-cri/berth
 go 1.26.0
 
 require (
+	github.com/containerd/cgroups/v3 v3.1.3
 	github.com/containerd/errdefs v1.0.0
 	github.com/containerd/nri v0.12.5
 	github.com/containernetworking/cni v1.3.1
