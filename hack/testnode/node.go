@@ -173,6 +173,11 @@ func (n *Node) Runtime() runtimeapi.RuntimeServiceClient {
 	return runtimeapi.NewRuntimeServiceClient(n.conn)
 }
 
+// Images is a client of the node's ImageService, as Runtime is.
+func (n *Node) Images() runtimeapi.ImageServiceClient {
+	return runtimeapi.NewImageServiceClient(n.conn)
+}
+
 // PID is berthd's process ID.
 func (n *Node) PID() int { return n.berthd.Process.Pid }
 
