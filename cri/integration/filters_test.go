@@ -95,7 +95,7 @@ func TestSecurityOfASandboxIsNotThatOfItsContainers(t *testing.T) {
 		t.Errorf("groups %s", groups)
 	}
 	same(t, "a file in the root", c.sh("touch /x && echo written"), "written")
-	same(t, "seccomp", c.procStatus("1", "Seccomp"), "0")
+	same(t, "seccomp", c.procStatus("self", "Seccomp"), "0")
 	status, err := shared.runtime.PodSandboxStatus(t.Context(), p.id, true)
 	if err != nil || !strings.Contains(status.Info["info"], `"memoryLimitInBytes":"67108864"`) {
 		t.Errorf("resources of the pod: %v, %v", status.GetInfo(), err)
