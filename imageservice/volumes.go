@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/berth-cri/berth/imageservice/overlay"
 	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // mountsDir is the directory below Options.State where images are mounted as
@@ -28,28 +30,49 @@ const plainVariant = "plain"
 type volumeMount struct {
 	// label is the SELinux label that all files show; "" for none.
 	label string
+	// userns is the path of the user namespace to whose IDs the files belong, and
+	// usernsID tells it from others as long as a mount holds it; "" for none.
+	userns, usernsID string
 }
 
 // variant names the mounts that can be shared.
 func (m volumeMount) variant() string {
-	if m.label == "" {
+	if m.label == "" && m.userns == "" {
 		return plainVariant
 	}
-	sum := sha256.Sum256([]byte(m.label))
+	sum := sha256.Sum256([]byte(m.label + "\x00" + m.usernsID))
 	return hex.EncodeToString(sum[:16])
 }
 
+// newVolumeMount finds out which user namespace is meant.
+func newVolumeMount(label, userns string) (volumeMount, error) {
+	m := volumeMount{label: label, userns: userns}
+	if userns == "" {
+		return m, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(userns, &st); err != nil {
+		return m, &os.PathError{Op: "stat", Path: userns, Err: err}
+	}
+	m.usernsID = strconv.FormatUint(st.Ino, 10)
+	return m, nil
+}
+
 // MountImage mounts an image, or an artifact, read-only for a container and returns
-// where; label is the SELinux label that all its files show, "" for none. The
+// where; label is the SELinux label that all its files show, userns the path of a
+// user namespace to whose IDs they belong, "" for none. The
 // mount and the image's layers stay until RemoveRootfs of the container, whatever
 // happens to the image. It is idempotent. An image that is not there is
 // errdefs.ErrNotFound: nothing is pulled.
-func (s *Service) MountImage(_ context.Context, containerID, image, label string) (string, error) {
+func (s *Service) MountImage(_ context.Context, containerID, image, label, userns string) (string, error) {
 	img, err := s.lookup(image)
 	if err != nil {
 		return "", err
 	}
-	m := volumeMount{label: label}
+	m, err := newVolumeMount(label, userns)
+	if err != nil {
+		return "", fmt.Errorf("mount image %s: %w", img.ID, err)
+	}
 	defer s.volumes.lock(img.ID.String())()
 	target := s.volumeTarget(img.ID, m.variant())
 	rec, err := s.store.UseVolume(img.ID, containerID, m.variant())
@@ -83,7 +106,7 @@ func (s *Service) mountVolume(rec store.Volume, m volumeMount, target string) er
 		return fmt.Errorf("make mountpoint: %w", diskError(err))
 	}
 	lower := append([]string{top}, s.lowerDirs(layers)...)
-	return overlay.Mount{Lower: lower, Label: m.label, Target: target}.Do()
+	return overlay.Mount{Lower: lower, Label: m.label, UserNS: m.userns, Target: target}.Do()
 }
 
 // makeTop makes the layer above all others that gives directories the attributes

@@ -27,7 +27,7 @@ func volumeImage() *imagetest.Image {
 
 func mustMountImage(t *testing.T, s *Service, container, image string) string {
 	t.Helper()
-	at, err := s.MountImage(bg, container, image, "")
+	at, err := s.MountImage(bg, container, image, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +75,10 @@ func TestMountImage(t *testing.T) {
 	if other := mustMountImage(t, s, "c2", name); other != at {
 		t.Errorf("another container's at %s, not at %s", other, at)
 	}
-	if _, err := s.MountImage(bg, "c1", "no.such/image:1", ""); !errors.Is(err, errdefs.ErrNotFound) {
+	if _, err := s.MountImage(bg, "c1", "no.such/image:1", "", ""); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("an image that is not there: %v", err)
 	}
-	if _, err := s.MountImage(bg, "../c", name, ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := s.MountImage(bg, "../c", name, "", ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("a container with a path as ID: %v", err)
 	}
 }

@@ -232,8 +232,7 @@ func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *re
 	if err := openTo(rootOf(sb.config), filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("make mount point of root file system: %w", err)
 	}
-	userns := sb.rec.Load().Namespaces[string(namespaces.User)]
-	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, userns); err != nil {
+	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, sb.userNamespace()); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil

@@ -53,9 +53,10 @@ type RootFilesystems interface {
 // RemoveRootfs.
 type Volumes interface {
 	// MountImage mounts an image read-only for the container and returns where; all
-	// files show the label unless it is empty. It is idempotent; ErrNotFound where
+	// files show the label unless it is empty, and belong to the IDs of the user
+	// namespace at the path userns unless that is empty. It is idempotent; ErrNotFound where
 	// there is no such image.
-	MountImage(ctx context.Context, containerID, image, label string) (string, error)
+	MountImage(ctx context.Context, containerID, image, label, userns string) (string, error)
 	// MakeVolumes makes a directory for each path of the container's mounted root
 	// file system, filled with what is there, and returns where.
 	MakeVolumes(ctx context.Context, containerID string, paths []string) ([]string, error)

@@ -446,7 +446,7 @@ func (r *fakeRootfs) RemoveRootfs(ctx context.Context, id string) error {
 	return nil
 }
 
-func (r *fakeRootfs) MountImage(ctx context.Context, id, image, label string) (string, error) {
+func (r *fakeRootfs) MountImage(ctx context.Context, id, image, label, userns string) (string, error) {
 	if err := r.at(ctx, "mount image", image); err != nil {
 		return "", err
 	}

@@ -80,6 +80,11 @@ func rootOf(config *runtimeapi.PodSandboxConfig) podfiles.Owner {
 	return podfiles.Owner{UID: uid, GID: gid}
 }
 
+// userNamespace is the path of the pod's own; "" for the node's.
+func (sb *sandbox) userNamespace() string {
+	return sb.rec.Load().Namespaces[string(namespaces.User)]
+}
+
 // openTo lets a pod's root through the directory that its root file system is
 // in: unlike the node's it may not pass where only the owner may. Others stay
 // out, as they could run set-user-ID programs in there.

@@ -60,7 +60,7 @@ func (s *Service) mountImage(ctx context.Context, sb *sandbox, id string, asked 
 	if err != nil {
 		return spec.ImageMount{}, err
 	}
-	root, err := s.opts.Volumes.MountImage(ctx, id, cmp.Or(resp.GetImage().GetId(), image), "")
+	root, err := s.opts.Volumes.MountImage(ctx, id, cmp.Or(resp.GetImage().GetId(), image), "", sb.userNamespace())
 	if err != nil {
 		return spec.ImageMount{}, err
 	}

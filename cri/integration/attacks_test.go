@@ -168,7 +168,9 @@ func TestHostileDevices(t *testing.T) {
 	host := decoy(t)
 	p := runPod(t, hostNetwork)
 	volume := func(dir string) ctrOption {
-		return func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/dev"}} }
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/dev"}}
+		}
 	}
 	for name, target := range map[string]string{"a setting": "/proc/sys/kernel/domainname", "a file": "/etc/passwd", "a file of the node": host + "/secret"} {
 		dir := shortDir(t)

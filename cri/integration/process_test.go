@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -87,6 +88,13 @@ func TestUsersAndGroups(t *testing.T) {
 		}
 		same(t, name+": uid in the status", user.Uid, atoi(t, got[0]))
 		same(t, name+": gid in the status", user.Gid, atoi(t, got[1]))
+		var groups []string
+		for _, g := range user.SupplementalGroups {
+			groups = append(groups, strconv.FormatInt(g, 10))
+		}
+		all := append([]string{got[0], got[1]}, groups...)
+		sortTail(all)
+		same(t, name+": groups in the status", strings.Join(all, " "), strings.Join(want, " "))
 	}
 	// What exec runs has the same identity.
 	c := p.run(security(func(s context) { s.RunAsUsername, s.SupplementalGroups = "app", []int64{5000} }))

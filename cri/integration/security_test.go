@@ -203,6 +203,32 @@ func TestDevices(t *testing.T) {
 	same(t, "the usual devices", c.sh("for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; echo x > /dev/null; head -c 3 /dev/urandom | wc -c"), "3")
 }
 
+// What the cgroup lets a container do with a device is what the request says.
+func TestDevicePermissions(t *testing.T) {
+	// None that every container has.
+	const host = "/dev/fuse"
+	p := runPod(t, hostNetwork)
+	probe := "(exec 3< /dev/mine) 2>/dev/null && echo read; (exec 3>> /dev/mine) 2>/dev/null && echo written; true"
+	device := func(permissions string) ctrOption {
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: host, ContainerPath: "/dev/mine", Permissions: permissions}}
+		}
+	}
+	for permissions, want := range map[string]string{"rwm": "read\nwritten", "r": "read", "w": "written", "m": ""} {
+		same(t, permissions, p.run(device(permissions)).sh(probe), want)
+	}
+	privileged := shared.runPod(t, hostNetwork, privilegedPod)
+	same(t, "privileged", privileged.run(device("r"), security(func(s securityContext) { s.Privileged = true })).sh(probe), "read\nwritten")
+	_, err := p.tryCreate(func(c *runtimeapi.ContainerConfig) {
+		c.Devices = []*runtimeapi.Device{{HostPath: "/dev/no-such-device", ContainerPath: "/dev/mine", Permissions: "r"}}
+	})
+	wantCode(t, "a missing device", err, notFound)
+	_, err = p.tryCreate(func(c *runtimeapi.ContainerConfig) {
+		c.Devices = []*runtimeapi.Device{{HostPath: "/etc/passwd", ContainerPath: "/dev/mine", Permissions: "r"}}
+	})
+	wantCode(t, "a file", err, invalidArgument)
+}
+
 // A container gets no file descriptors but its three (CVE-2024-21626).
 func TestNoFileDescriptorsLeakIntoContainers(t *testing.T) {
 	p := runPod(t, hostNetwork)

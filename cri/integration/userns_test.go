@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/imageservice/imagetest"
 )
 
 // Who the root of the pods below is on the node.
@@ -237,6 +239,26 @@ func TestUserNamespaceVolumes(t *testing.T) {
 	same(t, "a read-only one", c.sh("touch /ro/x 2>/dev/null || echo refused; stat -c %u:%g /ro/users"), "refused\n1000:1001")
 	same(t, "one without mapping", c.sh("stat -c %u:%g /plain/f; echo x 2>/dev/null > /plain/f || echo refused"), "65534:65534\nrefused")
 	same(t, "one mapped otherwise", c.sh("stat -c %u:%g /other/roots"), "10:0")
+}
+
+// What an image brings as a volume belongs to the pod's IDs too, of each pod to its own.
+func TestUserNamespaceImageVolumes(t *testing.T) {
+	image := func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{Image: &runtimeapi.ImageSpec{Image: busybox}, ContainerPath: "/image"}}
+	}
+	p := runPod(t, userNamespace)
+	q := shared.runPod(t, hostNetwork)
+	r := shared.runPod(t, userNamespace, func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids[0].HostId += 1 << 20
+	})
+	for _, pod := range []*pod{p, q, r, p} {
+		same(t, "the files of an image", pod.run(image).sh("stat -c %u:%g /image /image/bin/busybox | sort -u"), "0:0")
+	}
+	declared := hostileImage(t, "declared", func(i *imagetest.Image) {
+		i.Config.Config.Volumes = map[string]struct{}{"/data": {}}
+	}, imagetest.Dir("data", 0o750).Owned(5, 6), imagetest.File("data/f", "x", 0o640).Owned(7, 8))
+	c := p.run(declared)
+	same(t, "a volume that the image declares", c.sh("stat -c %u:%g /data /data/f; echo x >> /data/f && touch /data/new && stat -c %u:%g /data/new"), "5:6\n7:8\n0:0")
 }
 
 func TestUserNamespaceMaskedPaths(t *testing.T) {
