@@ -67,6 +67,7 @@ type container struct {
 	execs     map[string]*execProcess
 	announced bool // the client knows that it was started
 	reaping   worker
+	ooms      *oomCount // nil before it ran
 	// unfinished are what an earlier monitor noted of the outputs.
 	unfinished [2]*slot
 	// cancelled is set by a Delete that meets a start under way.
@@ -183,9 +184,24 @@ func (d *duplicates) add(fd int) bool {
 
 // watch begins to look after a process that runs; mu is held.
 func (c *container) watch() error {
-	t, err := c.server.poller.add(c.pidfd, func() { c.reaping.kick(c.reap) })
-	c.pidToken = t
+	var err error
+	if c.ooms, err = c.server.ooms.add(c.rec.Cgroups); err != nil {
+		c.server.log.Warn("watch container", "container", c.id, "error", err)
+	}
+	c.pidToken, err = c.server.poller.add(c.pidfd, func() { c.reaping.kick(c.reap) })
 	return err
+}
+
+// oomKilled reports whether the OOM killer was at work in the container's cgroup.
+func (c *container) oomKilled() bool {
+	c.mu.Lock()
+	ooms, paths := c.ooms, c.rec.Cgroups
+	c.mu.Unlock()
+	if ooms != nil {
+		return ooms.read() > 0
+	}
+	kills, _ := oomKills(paths)
+	return kills > 0
 }
 
 // drainTime bounds how long the report of an exit waits for a log that hangs.
@@ -203,6 +219,7 @@ func (c *container) reap() {
 		return
 	}
 	exit := c.server.exitOf(fd, rec, process)
+	exit.OOMKilled = c.oomKilled() // before the cgroup goes
 	c.drainAll()
 	c.exited(exit)
 }
@@ -224,12 +241,12 @@ func (c *container) drainAll() {
 
 // exited records the exit and has it told.
 func (c *container) exited(exit *protocol.Exit) {
+	exit.OOMKilled = exit.OOMKilled || c.oomKilled()
 	c.mu.Lock()
 	if c.phase != running {
 		c.mu.Unlock()
 		return
 	}
-	exit.OOMKilled = oomKilled(c.rec.Cgroups)
 	c.phase = exited
 	c.rec.Exit = exit
 	c.process = nil

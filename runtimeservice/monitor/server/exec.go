@@ -172,7 +172,7 @@ func (e *execProcess) reap() {
 	s := e.c.server
 	exit := s.exitOf(e.pidfd, record{ID: e.c.id, Pid: e.pid}, e.process)
 	if exit.Code == 128+int(syscall.SIGKILL) {
-		exit.OOMKilled = oomKilled(e.c.cgroups())
+		exit.OOMKilled = e.c.oomKilled()
 	}
 	if data, err := json.Marshal(exit); err == nil {
 		_, _ = unix.Write(e.result, data)

@@ -2,13 +2,8 @@ package server
 
 import (
 	"fmt"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
-
-	"os"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
@@ -54,27 +49,4 @@ func waitStatus(fd, pid int, process waiter) (syscall.WaitStatus, error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-// oomKilled reports whether the OOM killer was at work in a container's cgroup.
-func oomKilled(cgroups map[string]string) bool {
-	file, dir := "memory.oom_control", cgroups["memory"]
-	if dir == "" {
-		file, dir = "memory.events", cgroups[""]
-	}
-	if dir == "" {
-		return false
-	}
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if key == "oom_kill" {
-			n, err := strconv.ParseUint(value, 10, 64)
-			return err == nil && n > 0
-		}
-	}
-	return false
 }

@@ -117,7 +117,7 @@ func (x *external) release(int) error {
 // sayMemory adds to the error of a start why it failed, if the memory limit is too low for
 // the runtime's own code in the container. The runtime sees only that its process is gone.
 func (x *external) sayMemory(err error) error {
-	if err == nil || !oomKilled(x.c.cgroups()) {
+	if err == nil || !x.c.oomKilled() {
 		return err
 	}
 	return fmt.Errorf("the container's memory limit is too low for the runtime's own process in it, which was killed: %w", err)

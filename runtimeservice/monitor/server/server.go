@@ -59,6 +59,7 @@ type Server struct {
 	profiles  profiles
 	filters   *seccompcache.Cache
 	lastExec  atomic.Uint64
+	ooms      *oomWatch
 	trimmer   trimmer
 
 	mu         sync.Mutex
@@ -95,6 +96,9 @@ func New(options Options) (*Server, error) {
 	s.lastExec.Store(uint64(time.Now().UnixNano()))
 	var err error
 	if s.poller, err = newPoller(); err != nil {
+		return nil, err
+	}
+	if s.ooms, err = newOOMWatch(s.poller); err != nil {
 		return nil, err
 	}
 	s.scratches = &scratches{}
