@@ -16,9 +16,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// runc builds the runc that the tests use as a handler, where it has not been built.
+// runc is the runc that the tests use as a handler: the one beside the programs, else it is
+// built.
 func runc(t testing.TB) string {
 	t.Helper()
+	if path := filepath.Join(bin, "runc"); filepath.IsAbs(path) {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)

@@ -9,8 +9,8 @@ payload=${VM_CACHE:-.cache/vm}/payload
 suites=(cri/integration)
 
 mkdir -p "$payload/bin"
-make -s build cni-plugins
-cp -r --remove-destination bin/berthd bin/berth-monitor bin/berth bin/cni "$payload/bin/"
+make -s build cni-plugins "$PWD/.cache/runc"
+cp -r --remove-destination bin/berthd bin/berth-monitor bin/berth bin/cni .cache/runc "$payload/bin/"
 rm -rf "$payload/manifests"
 cp -r manifests "$payload/"
 for package in "${suites[@]}"; do
