@@ -122,6 +122,9 @@ type Runtime struct {
 	PidsLimit           int64             `yaml:"pidsLimit"`
 	UnsetSeccompProfile string            `yaml:"unsetSeccompProfile"`
 	CdiSpecDirs         []string          `yaml:"cdiSpecDirs"`
+	ApparmorProfile     string            `yaml:"apparmorProfile"`
+	RdtConfigFile       string            `yaml:"rdtConfigFile"`
+	BlockioConfigFile   string            `yaml:"blockioConfigFile"`
 }
 
 // Values of Runtime.CgroupDriver and Runtime.UnsetSeccompProfile.

@@ -148,6 +148,14 @@ func (k *checker) runtime(c *Runtime) {
 	}
 	k.oneOf("runtime.unsetSeccompProfile", c.UnsetSeccompProfile, SeccompUnconfined, SeccompRuntimeDefault)
 	k.paths("runtime.cdiSpecDirs", c.CdiSpecDirs)
+	if strings.ContainsAny(c.ApparmorProfile, "\x00\n()") {
+		k.fail("runtime.apparmorProfile", "%q is not the name of a profile", c.ApparmorProfile)
+	}
+	for key, file := range map[string]string{"runtime.rdtConfigFile": c.RdtConfigFile, "runtime.blockioConfigFile": c.BlockioConfigFile} {
+		if file != "" && !filepath.IsAbs(file) {
+			k.fail(key, "%q is not an absolute path", file)
+		}
+	}
 }
 
 func capabilityNames() []string {

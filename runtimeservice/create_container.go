@@ -114,7 +114,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err != nil {
 		return "", err
 	}
-	if err := s.injectDevices(ctx, ociSpec, config); err != nil {
+	if err := errors.Join(s.injectDevices(ctx, ociSpec, config), s.confine(ctx, sb, config, ociSpec)); err != nil {
 		return "", err
 	}
 	if err := makeLogParent(rec.LogPath); err != nil {

@@ -69,6 +69,23 @@ type Devices interface {
 	Inject(ctx context.Context, s *specs.Spec, devices []string) error
 }
 
+// AppArmor knows the profiles of the kernel.
+type AppArmor interface {
+	// Require fails unless a profile of that name is loaded: ErrNotFound.
+	Require(ctx context.Context, profile string) error
+}
+
+// Classes are those of cache, memory bandwidth and block I/O that the node has.
+type Classes interface {
+	// Apply sets in the specification what the annotations of a container and its
+	// pod ask for.
+	Apply(s *specs.Spec, container string, containerAnnotations, podAnnotations map[string]string) error
+	// RDT and BlockIO are the specification of a class; ErrNotFound names one that
+	// is not defined.
+	RDT(class string) (*specs.LinuxIntelRdt, error)
+	BlockIO(class string) (*specs.LinuxBlockIO, error)
+}
+
 // Network attaches pods to the node's network.
 type Network interface {
 	// Attach connects the pod. What it needs for Detach is on record before

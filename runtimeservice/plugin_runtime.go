@@ -84,12 +84,16 @@ func (s *Service) evictForPlugins(ctx context.Context, evictions []*nriapi.Conta
 
 // adjuster applies adjustments with what this node has.
 func (s *Service) adjuster(ctx context.Context) nri.Adjuster {
-	return nri.Adjuster{
+	adjuster := nri.Adjuster{
 		InjectCDI: func(ociSpec *specs.Spec, devices []string) error {
 			return s.injectNamedDevices(ctx, ociSpec, devices)
 		},
 		RequirePropagation: spec.CheckPropagation,
 	}
+	if s.opts.Classes != nil {
+		adjuster.BlockIO, adjuster.RDT = s.opts.Classes.BlockIO, s.opts.Classes.RDT
+	}
+	return adjuster
 }
 
 // criResources are the limits that CRI has fields for too.

@@ -83,6 +83,9 @@ type Options struct {
 
 	// Devices may be nil where CDI is turned off.
 	Devices Devices
+	// AppArmor and Classes may be nil in tests.
+	AppArmor AppArmor
+	Classes  Classes
 	// Handlers are the ways to run containers; nil is Berth's own runtime alone.
 	Handlers Handlers
 

@@ -20,6 +20,7 @@ import (
 	"github.com/berth-cri/berth/imageservice"
 	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/runtimeservice"
+	"github.com/berth-cri/berth/runtimeservice/classes"
 	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/spec"
@@ -164,6 +165,12 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 	if err != nil {
 		return nil, err
 	}
+	defined, err := classes.New(cfg.Runtime.RdtConfigFile, cfg.Runtime.BlockioConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	defaults := specDefaults(cfg.Runtime)
+	profiles := newAppArmor(context.Background(), cfg.Runtime, host, &defaults, s.Logger)
 	return runtimeservice.New(runtimeservice.Options{
 		Root:            cfg.Root,
 		State:           cfg.State,
@@ -171,12 +178,14 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 		RootFilesystems: images,
 		Volumes:         images,
 		Devices:         devices,
+		AppArmor:        profiles,
+		Classes:         defined,
 		Network:         networks,
 		Plugins:         plugins,
 		Processes:       processes,
 		Handlers:        ways,
 		Host:            host,
-		Defaults:        specDefaults(cfg.Runtime),
+		Defaults:        defaults,
 		SystemdCgroup:   systemd,
 		Operations:      s.Operations,
 		ObserveStart:    monitoring.NewStartStages(s.Registry).Observe,

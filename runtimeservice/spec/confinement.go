@@ -3,6 +3,7 @@ package spec
 import (
 	"path"
 	"strconv"
+	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -89,11 +90,12 @@ func appArmorProfile(in *Input) (string, error) {
 		if !in.Host.AppArmor {
 			return "", precondition(choice.field, "profile %q on a node without AppArmor", choice.ref)
 		}
-		return choice.ref, nil
+		// Clients of earlier versions of the CRI put the kind in front of the name.
+		return strings.TrimPrefix(choice.ref, "localhost/"), nil
 	case choice.kind == runtimeapi.SecurityProfile_Unconfined && choice.set, !in.Host.AppArmor:
 		return "", nil
 	case choice.set && in.Defaults.AppArmorProfile == "":
-		return "", unsupported(choice.field, "no default AppArmor profile is configured")
+		return "", precondition(choice.field, "this node has no default AppArmor profile")
 	}
 	return in.Defaults.AppArmorProfile, nil
 }

@@ -206,7 +206,7 @@ func TestAppArmor(t *testing.T) {
 		{"unset", true, "std", nil, "std", nil},
 		{"unset, none configured", true, "", nil, "", nil},
 		{"default", true, "std", &runtimeapi.SecurityProfile{}, "std", nil},
-		{"default, none configured", true, "", &runtimeapi.SecurityProfile{}, "", errdefs.ErrNotImplemented},
+		{"default, none configured", true, "", &runtimeapi.SecurityProfile{}, "", errdefs.ErrFailedPrecondition},
 		{"unconfined", true, "std", unconfined, "", nil},
 		{"local", true, "std", local, "mine", nil},
 	}
