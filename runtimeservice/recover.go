@@ -2,7 +2,6 @@ package runtimeservice
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -346,55 +345,40 @@ const (
 	purgers = 4
 )
 
-// removeLeftovers works on the list until ctx ends.
+// removeLeftovers works on the list until ctx ends. One that hangs keeps its slot,
+// until its time is over, and holds up nothing else.
 func (s *Service) removeLeftovers(ctx context.Context) {
-	again := time.NewTimer(0)
-	defer again.Stop()
-	var failed []leftover
+	slots := make(chan struct{}, purgers)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.leftovers.added:
-		case <-again.C:
-			for _, item := range failed {
-				s.leave(item)
-			}
-			failed = nil
 		}
-		failed = append(failed, s.purgeAll(ctx, s.leftovers.take())...)
-		if len(failed) > 0 {
-			again.Reset(purgeAgainAfter)
+		for _, item := range s.leftovers.take() {
+			s.background.Add(1)
+			go func() {
+				defer s.background.Done()
+				select {
+				case slots <- struct{}{}:
+					defer func() { <-slots }()
+				case <-ctx.Done():
+					return
+				}
+				if err := s.purgeLeftover(ctx, item); err != nil && ctx.Err() == nil {
+					s.log.Error("remove leftover; it is tried again", "id", item.id, "error", err)
+					time.AfterFunc(purgeAgainAfter, func() { s.leave(item) })
+				}
+			}()
 		}
 	}
 }
 
-// purgeAll returns the ones that could not be removed.
-func (s *Service) purgeAll(ctx context.Context, items []leftover) []leftover {
-	var (
-		mu     sync.Mutex
-		failed []leftover
-		wg     sync.WaitGroup
-		slots  = make(chan struct{}, purgers)
-	)
-	for _, item := range items {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			ctx, op := s.opts.Operations.Begin(ctx, "background: remove leftover", operation.Subject{ContainerID: item.id}, operation.Options{})
-			ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
-			defer cancel()
-			err := item.purge(ctx, item.id)
-			op.End(err)
-			if err == nil || errors.Is(ctx.Err(), context.Canceled) {
-				return
-			}
-			s.log.Error("remove leftover; it is tried again", "id", item.id, "error", err)
-			mu.Lock()
-			defer mu.Unlock()
-			failed = append(failed, item)
-		})
-	}
-	wg.Wait()
-	return failed
+func (s *Service) purgeLeftover(ctx context.Context, item leftover) error {
+	ctx, op := s.opts.Operations.Begin(ctx, "background: remove leftover", operation.Subject{ContainerID: item.id}, operation.Options{})
+	ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
+	defer cancel()
+	err := item.purge(ctx, item.id)
+	op.End(err)
+	return err
 }
