@@ -107,6 +107,38 @@ func TestAmbientCapabilities(t *testing.T) {
 	}
 }
 
+// Capabilities of users other than root: none but ambient ones take effect, also in a user
+// namespace and of a privileged container.
+func TestCapabilitiesOfUsers(t *testing.T) {
+	user := func(s securityContext) { s.RunAsUser = &runtimeapi.Int64Value{Value: unprivilegedUser} }
+	for name, options := range map[string][]podOption{"plain": {hostNetwork, privilegedPod}, "user namespace": {userNamespace, privilegedPod}} {
+		p := runPod(t, options...)
+		added := p.run(security(func(s securityContext) {
+			user(s)
+			s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"ALL"}}
+		}))
+		ambient := p.run(security(func(s securityContext) {
+			user(s)
+			s.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{"ALL"}, AddAmbientCapabilities: []string{"NET_RAW", "NET_BIND_SERVICE"}}
+		}))
+		privileged := p.run(security(func(s securityContext) {
+			user(s)
+			s.Privileged = true
+		}))
+		const both = "0000000000002400"
+		none := strings.Repeat("0", 16)
+		for _, pid := range []string{"1", "self"} {
+			same(t, name+": added", added.procStatus(pid, "CapEff")+added.procStatus(pid, "CapPrm")+added.procStatus(pid, "CapInh"), none+none+none)
+			same(t, name+": ambient", ambient.procStatus(pid, "CapEff"), both)
+			same(t, name+": the most of ambient ones", ambient.procStatus(pid, "CapBnd"), both)
+			same(t, name+": privileged", privileged.procStatus(pid, "CapEff"), none)
+		}
+		if added.procStatus("1", "CapBnd") == none || privileged.procStatus("1", "CapBnd") != added.procStatus("1", "CapBnd") {
+			t.Errorf("%s: the bounding sets are %s and %s", name, added.procStatus("1", "CapBnd"), privileged.procStatus("1", "CapBnd"))
+		}
+	}
+}
+
 func TestSeccomp(t *testing.T) {
 	p := runPod(t, hostNetwork)
 	profile := func(kind runtimeapi.SecurityProfile_ProfileType, ref string) ctrOption {

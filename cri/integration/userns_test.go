@@ -340,3 +340,21 @@ func TestUserNamespaceOutlivesThePrograms(t *testing.T) {
 	p.remove()
 	checkNothingLeft(t, d)
 }
+
+// A program of another runtime gives what the built-in one gives.
+func TestUserNamespaceOfAnotherHandler(t *testing.T) {
+	d := ownDaemon(t, fmt.Sprintf("runtimes:\n  runc: {path: %s}\n", runc(t)))
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "f"), "x")
+	ids := podUserNamespace()
+	p := d.runPodBy(t, "runc", userNamespace, pids(runtimeapi.NamespaceMode_POD))
+	c := p.run(func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/data", UidMappings: ids.Uids, GidMappings: ids.Gids}}
+	})
+	same(t, "the process on the node", ownerOnHost(t, "/proc/"+c.hostPid()), fmt.Sprintf("%d:%d", usernsUID, usernsGID))
+	same(t, "the files", c.sh("stat -c %u:%g / /bin/busybox /etc/resolv.conf /data/f | sort -u"), "0:0")
+	same(t, "its errors", c.sh("echo x > /dev/stderr && echo written"), "written")
+	same(t, "its output", c.sh("echo x > /proc/$(pidof sleep)/fd/1 && echo written"), "written")
+	p.remove()
+	checkNothingLeft(t, d)
+}
