@@ -323,6 +323,11 @@ func TestSeccompOfAPod(t *testing.T) {
 	}
 	_, err := shared.runtime.RunPodSandbox(context.Background(), config, "")
 	wantCode(t, "a profile that is not there", err, notFound)
+	config.Linux.SecurityContext.Seccomp = nil
+	//lint:ignore SA1019 clients still send it
+	config.Linux.SecurityContext.SeccompProfilePath = "localhost/" + filepath.Join(t.TempDir(), "none.json")
+	_, err = shared.runtime.RunPodSandbox(context.Background(), config, "")
+	wantCode(t, "one by older means", err, notFound)
 	profile := write(t, filepath.Join(t.TempDir(), "profile.json"), `{"defaultAction": "SCMP_ACT_ALLOW"}`)
 	p := runPod(t, hostNetwork, pids(runtimeapi.NamespaceMode_POD), func(c *runtimeapi.PodSandboxConfig) {
 		c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: profile}

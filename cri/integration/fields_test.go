@@ -49,10 +49,8 @@ var fieldsToCome = []string{
 	"LinuxContainerResources.unified",
 	"LinuxContainerSecurityContext.apparmor",
 	"LinuxContainerSecurityContext.apparmor_profile",
-	"LinuxContainerSecurityContext.seccomp_profile_path",
 	"LinuxContainerSecurityContext.selinux_options",
 	"LinuxSandboxSecurityContext.apparmor",
-	"LinuxSandboxSecurityContext.seccomp_profile_path",
 	"LinuxSandboxSecurityContext.selinux_options",
 	"SELinuxOption",
 

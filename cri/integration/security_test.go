@@ -163,6 +163,12 @@ func TestSeccomp(t *testing.T) {
 	local := write(t, t.TempDir()+"/profile.json", `{"defaultAction": "SCMP_ACT_ALLOW",
 		"syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}`)
 	own := p.run(profile(runtimeapi.SecurityProfile_Localhost, local))
+	older := p.run(security(func(s securityContext) {
+		s.Seccomp = nil
+		//lint:ignore SA1019 clients still send it
+		s.SeccompProfilePath = "localhost/" + local
+	}))
+	same(t, "a profile of the node, by older means", older.sh("mkdir /tmp/x 2>/dev/null && echo allowed || echo refused"), "refused")
 	same(t, "a profile of the node", own.sh("mkdir /tmp/x 2>/dev/null && echo allowed || echo refused; touch /tmp/y && echo allowed"), "refused\nallowed")
 }
 
