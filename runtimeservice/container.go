@@ -53,11 +53,13 @@ type container struct {
 	// spec is there from creation to start; later it is read from disk. limits guards it.
 	spec *specs.Spec
 
-	// plugins is held by one who tells plugins of the container, and guards what they
-	// have been told. It is taken after op and before limits.
-	plugins     *lock
-	toldStopped bool
-	toldRemoved bool
+	// plugins is held by one who tells plugins of the container, and orders what they
+	// are told. It is taken after op and before limits.
+	plugins *lock
+	// toldStopped changes in a turn, so that a plugin which joins is told of an end that
+	// those before it have not heard of.
+	toldStopped atomic.Bool
+	toldRemoved bool // guarded by plugins
 
 	// mu orders the writing of the record and guards the fields below.
 	mu sync.Mutex
@@ -103,7 +105,7 @@ func newContainer(rec *record.Container, sb *sandbox, store *record.Store[record
 	c.rec.Store(rec)
 	if rec.State == record.Exited {
 		close(c.exited)
-		c.toldStopped = true // plugins that connect are not told of it
+		c.toldStopped.Store(true) // plugins that connect are not told of it
 	}
 	return c, nil
 }

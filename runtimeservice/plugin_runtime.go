@@ -10,7 +10,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/runtimeservice/nri"
-	"github.com/berth-cri/berth/runtimeservice/record"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
@@ -23,7 +22,8 @@ var _ nri.Runtime = pluginRuntime{}
 func (s *Service) PluginRuntime() nri.Runtime { return pluginRuntime{s} }
 
 // State lists what there is, from memory and from the specifications on disk. It waits
-// for no pod and no container.
+// for no pod and no container. A container that has just ended is among them as long as
+// its end is still to be told.
 func (r pluginRuntime) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.Container, error) {
 	var (
 		pods       []*nriapi.PodSandbox
@@ -32,7 +32,7 @@ func (r pluginRuntime) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.C
 	for _, sb := range r.sandboxes.all() {
 		pods = append(pods, r.podMessage(sb))
 		for _, c := range sb.all() {
-			if state := c.state(); state == record.Created || state == record.Running {
+			if !c.toldStopped.Load() {
 				containers = append(containers, r.describe(c))
 			}
 		}

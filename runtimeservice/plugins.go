@@ -253,12 +253,12 @@ func (s *Service) tellContainerEnded(ctx context.Context, c *container) {
 
 // tellStopped is called with c.plugins held.
 func (s *Service) tellStopped(ctx context.Context, c *container) {
-	if c.toldStopped {
+	if c.toldStopped.Load() {
 		return
 	}
-	c.toldStopped = true
 	turn := s.pluginTurn()
 	defer turn.End()
+	c.toldStopped.Store(true)
 	if !turn.Active() {
 		return
 	}

@@ -208,6 +208,29 @@ func TestNRIAdjustsHooks(t *testing.T) {
 	}
 }
 
+func TestNRIAdjustsCDIDevices(t *testing.T) {
+	dir := shortDir(t)
+	d := ownDaemon(t, "runtime:\n  cdiSpecDirs: ["+dir+"/cdi]\n")
+	name := "vendor.test/gpu=one"
+	adjusting(t, d, func(a *nriapi.ContainerAdjustment) { a.AddCDIDevice(&nriapi.CDIDevice{Name: name}) })
+	write(t, dir+"/cdi/vendor.yaml", `cdiVersion: "0.6.0"
+kind: vendor.test/gpu
+devices:
+- name: one
+  containerEdits:
+    env: ["WHICH=one"]
+    deviceNodes: [{path: /dev/gpu, hostPath: /dev/null, permissions: rw}]
+`)
+	p := d.runPod(t, hostNetwork)
+	d.pull(t, busybox)
+	c := p.run()
+	same(t, "variable of the device", c.sh("tr '\\0' '\\n' </proc/1/environ | grep WHICH"), "WHICH=one")
+	same(t, "device", c.sh("echo x >/dev/gpu && stat -c '%t %T' /dev/gpu"), "1 3")
+	name = "vendor.test/gpu=none"
+	_, err := p.tryCreate()
+	wantCode(t, "a device that nothing describes", err, codes.NotFound)
+}
+
 // What this runtime or node cannot give is refused by name.
 func TestNRIAdjustmentsThatAreRefused(t *testing.T) {
 	checkLeaks(t, shared)

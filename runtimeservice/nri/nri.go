@@ -39,8 +39,8 @@ const runtimeName = "berth"
 
 // Runtime is what plugins may see and change without an event.
 type Runtime interface {
-	// State returns the pods there are and the containers that can be updated:
-	// those that were created or run.
+	// State returns the pods there are, and the containers that were created or run, or
+	// of whose end there is still to be an event.
 	State(ctx context.Context) ([]*api.PodSandbox, []*api.Container, error)
 	// Update changes the limits of a container.
 	Update(ctx context.Context, update *api.ContainerUpdate) error
