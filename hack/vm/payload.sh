@@ -11,6 +11,7 @@ suites=(cri/integration)
 mkdir -p "$payload/bin"
 make -s build cni-plugins "$PWD/.cache/runc"
 cp -r --remove-destination bin/berthd bin/berth-monitor bin/berth bin/cni .cache/runc "$payload/bin/"
+CGO_ENABLED=0 go build -o "$payload/bin/demoregistry" ./hack/demoregistry
 rm -rf "$payload/manifests"
 cp -r manifests "$payload/"
 for package in "${suites[@]}"; do
