@@ -203,7 +203,8 @@ func (s *Service) syncLoop(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(settle):
 		}
-		if n, err := s.store.Sync(context.WithoutCancel(ctx)); err != nil {
+		n, err := s.syncStore(ctx)
+		if err != nil {
 			s.log.Warn("bring layers to the disk", "error", err)
 		} else if n > 0 {
 			s.log.Debug("layers are on the disk", "layers", n)
@@ -212,6 +213,16 @@ func (s *Service) syncLoop(ctx context.Context) {
 			return // with all on the disk: the machine may go down next
 		}
 	}
+}
+
+// syncStore goes on for a while when ctx has ended. What is not done by then, the
+// next process goes on with.
+func (s *Service) syncStore(ctx context.Context) (int, error) {
+	const last = 20 * time.Second
+	syncing, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(last, cancel) })()
+	return s.store.Sync(syncing)
 }
 
 func (s *Service) markDirty() {

@@ -119,6 +119,7 @@ func (s *Store) missing(ids []digest.Digest) digest.Digest {
 // take puts img into the maps and refers to its layers.
 func (s *Store) take(img *Image) {
 	s.images[img.ID] = img
+	s.unsyncedImages[img.ID] = true // an earlier process may have left it so
 	for _, id := range img.Layers {
 		s.layers[id].refs++
 	}
@@ -206,6 +207,10 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 	}
 	s.mu.Lock()
 	losers := s.install(&img)
+	s.unsyncedImages[img.ID] = true
+	for _, l := range losers {
+		s.unsyncedImages[l.ID] = true
+	}
 	s.mu.Unlock()
 	// Should these writes be missed, the sequence numbers settle it at the next
 	// start.

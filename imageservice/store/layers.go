@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -265,65 +263,4 @@ func (s *Store) LayerUsage() tree.Usage {
 		u.Inodes += e.rec.Inodes
 	}
 	return u
-}
-
-// Sync brings the layers that are only in memory yet to the disk and marks them
-// so. It returns how many it marked. A failure is no harm: the layers are good
-// until the machine goes down.
-func (s *Store) Sync(ctx context.Context) (marked int, err error) {
-	// Held, the layers cannot go and come back under the same name meanwhile.
-	lease := s.Lease()
-	defer func() { err = errors.Join(err, lease.Release()) }()
-	pending := lease.holdUnsynced()
-	if len(pending) == 0 {
-		return 0, nil
-	}
-	dir, err := os.Open(s.path(layersDir))
-	if err != nil {
-		return 0, err
-	}
-	defer dir.Close()
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return 0, fmt.Errorf("sync the layers: %w", named(err))
-	}
-	for _, id := range pending {
-		if ctx.Err() != nil {
-			return marked, ctx.Err()
-		}
-		if err := s.markSynced(id); err != nil {
-			return marked, fmt.Errorf("mark layer %s as synced: %w", id, named(err))
-		}
-		marked++
-	}
-	return marked, nil
-}
-
-func (l *Lease) holdUnsynced() []digest.Digest {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	for id, e := range l.s.layers {
-		if !e.synced {
-			e.refs++
-			l.held = append(l.held, id)
-		}
-	}
-	return l.held
-}
-
-// markSynced leaves the mark and syncs it: a layer whose mark is lost in a power
-// loss is fetched again.
-func (s *Store) markSynced(id digest.Digest) error {
-	f, err := os.OpenFile(s.path(layersDir, id.Encoded(), syncedFile), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e, ok := s.layers[id]; ok {
-		e.synced = true
-	}
-	return nil
 }

@@ -65,6 +65,8 @@ type Store struct {
 	seq    uint64
 	layers map[digest.Digest]*layerEntry
 	rootfs map[string]*rootfsEntry
+	// unsyncedImages have records that are only in memory yet.
+	unsyncedImages map[digest.Digest]bool
 	// partials are the partial blobs in use.
 	partials map[digest.Digest]bool
 	// volumes are the images that containers use as volumes.
@@ -75,6 +77,8 @@ type layerEntry struct {
 	rec    Layer
 	refs   int // images, root file systems, volumes and leases
 	synced bool
+	// unsyncable is set when the kernel told of a lost write.
+	unsyncable bool
 }
 
 type rootfsEntry struct {
@@ -102,6 +106,8 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 		layers:   map[digest.Digest]*layerEntry{},
 		rootfs:   map[string]*rootfsEntry{},
 		partials: map[digest.Digest]bool{},
+
+		unsyncedImages: map[digest.Digest]bool{},
 
 		volumes: map[digest.Digest]*volumeEntry{},
 	}

@@ -1,0 +1,130 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/tree"
+)
+
+// dropShare is the part of the machine's memory above which a layer's files leave
+// the page cache once they are on the disk. Smaller ones stay: a container is about
+// to read them.
+const dropShare = 16
+
+// Sync brings the layers and images that are only in memory yet to the disk, and
+// marks the layers so. It returns how many it marked. Nothing else on the file
+// system is synced.
+//
+// The order makes the mark true: the layer's tree and record, then the directory
+// that has its name, then the mark, then the mark's name. An image's record comes
+// last: one whose layers were lost is forgotten at the next start.
+//
+// A failure is no harm until the machine goes down. A layer that failed is not
+// tried again in this boot, because the kernel tells of a lost write once; without
+// a mark, the next boot fetches it anew.
+func (s *Store) Sync(ctx context.Context) (marked int, err error) {
+	// Held, the layers cannot go and come back under the same name meanwhile.
+	lease := s.Lease()
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	var failed []error
+	for _, l := range lease.holdUnsynced() {
+		err := s.syncLayer(ctx, l)
+		switch {
+		case ctx.Err() != nil:
+			return marked, ctx.Err()
+		case err != nil:
+			s.giveUpSync(l.DiffID)
+			failed = append(failed, fmt.Errorf("sync layer %s: %w", l.DiffID, named(err)))
+			continue
+		}
+		marked++
+	}
+	failed = append(failed, s.syncImages(ctx))
+	return marked, errors.Join(failed...)
+}
+
+func (l *Lease) holdUnsynced() []Layer {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	var pending []Layer
+	for id, e := range l.s.layers {
+		if !e.synced && !e.unsyncable {
+			e.refs++
+			l.held = append(l.held, id)
+			pending = append(pending, e.rec)
+		}
+	}
+	return pending
+}
+
+func (s *Store) syncLayer(ctx context.Context, l Layer) error {
+	dir := s.path(layersDir, l.DiffID.Encoded())
+	if err := tree.Sync(ctx, dir, l.Bytes > memory()/dropShare); err != nil {
+		return err
+	}
+	if err := tree.SyncDir(s.path(layersDir)); err != nil {
+		return err
+	}
+	return s.markSynced(l.DiffID)
+}
+
+// memory is the machine's, in bytes.
+func memory() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return info.Totalram * uint64(info.Unit)
+}
+
+// markSynced leaves the mark and syncs it: a layer whose mark is lost in a power
+// loss is fetched again.
+func (s *Store) markSynced(id digest.Digest) error {
+	f, err := os.OpenFile(s.path(layersDir, id.Encoded(), syncedFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close(), tree.SyncDir(s.path(layersDir, id.Encoded()))); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.layers[id]; ok {
+		e.synced = true
+	}
+	return nil
+}
+
+func (s *Store) giveUpSync(id digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.layers[id]; ok {
+		e.unsyncable = true
+	}
+}
+
+// syncImages syncs the records of the images that were written since it last did.
+// A record has a checksum: one that failed is written again with the next change.
+func (s *Store) syncImages(ctx context.Context) error {
+	s.mu.Lock()
+	ids := s.unsyncedImages
+	s.unsyncedImages = map[digest.Digest]bool{}
+	s.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	var failed []error
+	for id := range ids {
+		err := tree.Sync(ctx, s.imagePath(id), false)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // removed meanwhile
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(errors.Join(failed...), tree.SyncDir(s.path(imagesDir)))
+}
