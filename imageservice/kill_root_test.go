@@ -25,6 +25,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if image := os.Getenv(pullerImage); image != "" {
+		bePuller(os.Getenv(victimRoot), image)
+	}
 	if root := os.Getenv(victimRoot); root != "" {
 		beVictim(root, strings.Fields(os.Getenv(victimImages)))
 	}
