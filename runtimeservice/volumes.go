@@ -64,9 +64,5 @@ func (s *Service) mountImage(ctx context.Context, sb *sandbox, id string, asked 
 	if err != nil {
 		return spec.ImageMount{}, err
 	}
-	mounted := spec.ImageMount{ID: resp.GetImage().GetId(), Ref: resp.GetImage().GetId(), Root: root}
-	if digests := resp.GetImage().GetRepoDigests(); len(digests) > 0 {
-		mounted.Ref = digests[0]
-	}
-	return mounted, nil
+	return spec.ImageMount{ID: resp.GetImage().GetId(), Root: root}, nil
 }

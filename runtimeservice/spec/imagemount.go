@@ -17,8 +17,8 @@ import (
 
 // ImageMount is an image of the request's mounts as it is mounted on the node.
 type ImageMount struct {
-	// ID is the image's ID, Ref its digest in a registry, if it has one.
-	ID, Ref string
+	// ID is the image's.
+	ID string
 	// Root is the host path of the mounted image, an absolute path. It does not
 	// change.
 	Root string
@@ -33,9 +33,9 @@ type Volume struct {
 // maxSubPathLinks is how many links a sub-path may lead through, as in the kernel.
 const maxSubPathLinks = 40
 
-// imageMountOptions are those of all image volumes: Kubernetes documents them as
-// read-only and not executable, and what lies in an image is nobody's device.
-var imageMountOptions = []string{"rprivate", "ro", "noexec", "nosuid", "nodev"}
+// imageMountOptions are those of all image volumes: what lies in an image is nobody's
+// device. Programs in it may be run, unless mount_options says noexec.
+var imageMountOptions = []string{"rprivate", "ro", "nosuid", "nodev"}
 
 // checkImageMount checks what the mount of an image says.
 func checkImageMount(field string, m *runtimeapi.Mount) error {
@@ -120,7 +120,7 @@ func statusMounts(asked []*runtimeapi.Mount, images map[int]ImageMount) []*runti
 		if image, ok := images[i]; ok {
 			m = proto.Clone(m).(*runtimeapi.Mount)
 			m.Readonly = true
-			m.Image.Image, m.Image.ImageRef = image.ID, image.Ref
+			m.Image.Image, m.Image.ImageRef = image.ID, image.ID
 			shown[i] = m
 		}
 	}

@@ -60,18 +60,18 @@ func TestImageMounts(t *testing.T) {
 		{ContainerPath: "/host", HostPath: root},
 		{ContainerPath: "/model/", Image: &runtimeapi.ImageSpec{Image: "name", UserSpecifiedImage: "name"}, ImageSubPath: "relative"},
 	}
-	in.ImageMounts = map[int]ImageMount{1: {ID: "sha256:1", Ref: "r@sha256:2", Root: root}}
+	in.ImageMounts = map[int]ImageMount{1: {ID: "sha256:1", Root: root}}
 	s, resolved := mustBuild(t, in)
 	m := mountAt(t, s.Mounts, "/model")
 	wantEqual(t, "source", m.Source, root+"/d/inner")
-	for _, o := range []string{"ro", "noexec", "nosuid", "nodev"} {
+	for _, o := range []string{"ro", "nosuid", "nodev"} {
 		if !slices.Contains(m.Options, o) {
 			t.Errorf("options %v lack %s", m.Options, o)
 		}
 	}
 	shown := resolved.Mounts[1]
 	wantEqual(t, "ID", shown.Image.Image, "sha256:1")
-	wantEqual(t, "digest", shown.Image.ImageRef, "r@sha256:2")
+	wantEqual(t, "digest", shown.Image.ImageRef, "sha256:1")
 	wantEqual(t, "sub-path", shown.ImageSubPath, "relative")
 	wantEqual(t, "name", shown.Image.UserSpecifiedImage, "name")
 	wantEqual(t, "host path", shown.HostPath, "")
