@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/imageservice/layer"
 	"github.com/berth-cri/berth/imageservice/manifest"
@@ -160,6 +161,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		blob.end(err)
 		return nil, err
 	}
+	failpoint.Pass("pull/layer/begun")
 	s.counters.blobs.Add(1)
 	res, err := r.write(ctx, blob, in.Diff, s.opts.Inflate)
 	if err != nil {
@@ -171,6 +173,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		}
 		return used, err
 	}
+	failpoint.Pass("pull/layer/unpacked")
 	s.counters.layers.Add(1)
 	err = in.Commit(store.Layer{
 		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-cri/berth/imageservice/credentials"
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/hosts"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/policy"
@@ -202,16 +203,19 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	if err := p.checkSignatures(ctx, repo, found); err != nil {
 		return "", err
 	}
+	failpoint.Pass("pull/resolved")
 	fetching := p.stage(ctx, StageLayers)
 	lease := p.s.store.Lease()
 	defer func() { err = errors.Join(err, lease.Release()) }()
 	if err := p.fetchLayers(fetching, repo, found, lease); err != nil {
 		return "", err
 	}
+	failpoint.Pass("pull/fetched")
 	p.stage(ctx, StageCommit)
 	if err := p.record(found); err != nil {
 		return "", err
 	}
+	failpoint.Pass("pull/recorded")
 	p.s.markDirty()
 	p.s.log.Info("pulled image", "image", p.ref.String(), "id", found.id, "took", time.Since(start).Round(time.Millisecond))
 	return found.id, nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/overlay"
 	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/berth-cri/berth/imageservice/tree"
@@ -94,6 +95,9 @@ func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, userns string) error 
 		return err
 	}
 	lower := s.lowerDirs(layers)
+	if err := failpoint.Hit("rootfs/make"); err != nil {
+		return err
+	}
 	if err := s.makeUpper(upper, layers, userns); err != nil {
 		return fmt.Errorf("make writable layer: %w", diskError(err))
 	}
@@ -107,6 +111,9 @@ func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, userns string) error 
 	}
 	if err := os.MkdirAll(mountpoint, mountpointMode); err != nil {
 		return fmt.Errorf("make mountpoint: %w", diskError(err))
+	}
+	if err := failpoint.Hit("rootfs/mount"); err != nil {
+		return err
 	}
 	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Target: mountpoint, UserNS: userns}.Do()
 }
@@ -182,6 +189,7 @@ func (s *Service) RemoveRootfs(_ context.Context, containerID string) error {
 		err = s.unmount(rec)
 	}
 	if err == nil {
+		failpoint.Pass("rootfs/unmounted")
 		err = s.store.RemoveRootfs(containerID)
 	}
 	if err != nil {

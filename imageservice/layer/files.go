@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,9 +26,11 @@ type newFile struct {
 
 // finish writes the tail, sets owner, mode, attributes and times, and closes.
 func (f newFile) finish() error {
-	var err error
+	err := failpoint.Hit("layer/file")
 	if f.tail != nil {
-		err = pwriteAll(f.fd, f.tail.bytes(), f.offset)
+		if err == nil {
+			err = pwriteAll(f.fd, f.tail.bytes(), f.offset)
+		}
 		f.tail.release()
 		if err != nil {
 			err = &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -163,6 +164,9 @@ func (t *treeWriter) entry(hdr *tar.Header, r io.Reader) error {
 	}
 	name, err := localName(hdr.Name)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("layer/entry"); err != nil {
 		return err
 	}
 	if err := checkOwner(hdr); err != nil {
@@ -400,6 +404,9 @@ func (t *treeWriter) count(bytes uint64) {
 // finish sets the times of the directories, which writing into them has
 // changed. Directories that were replaced later keep what they have.
 func (t *treeWriter) finish() error {
+	if err := failpoint.Hit("layer/finish"); err != nil {
+		return err
+	}
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: resolveInRoot}
 	for _, d := range t.dirs {
 		fd, err := unix.Openat2(int(t.root.Fd()), d.name, &how)

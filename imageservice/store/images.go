@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -215,6 +216,7 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 	// Should these writes be missed, the sequence numbers settle it at the next
 	// start.
 	for _, l := range losers {
+		failpoint.Pass("store/image/name-moved")
 		if err := writeRecord(s.imagePath(l.ID, imageFile), imageKind, l); err != nil {
 			s.log.Warn("record that a name has moved", "image", l.ID, "error", err)
 		}
@@ -243,6 +245,7 @@ func (s *Store) writeImage(img *Image, config, manifest []byte) error {
 	dir := s.imagePath(img.ID)
 	if _, err := os.Lstat(dir); err == nil {
 		return errors.Join(
+			failpoint.Hit("store/image/replace"),
 			replaceFile(filepath.Join(dir, manifestFile), manifest),
 			writeRecord(filepath.Join(dir, imageFile), imageKind, img))
 	}
@@ -251,9 +254,13 @@ func (s *Store) writeImage(img *Image, config, manifest []byte) error {
 		return err
 	}
 	err = errors.Join(
+		failpoint.Hit("store/image/write"),
 		os.WriteFile(filepath.Join(tmp, configFile), config, 0o600),
 		os.WriteFile(filepath.Join(tmp, manifestFile), manifest, 0o600),
 		writeRecord(filepath.Join(tmp, imageFile), imageKind, img))
+	if err == nil {
+		err = failpoint.Hit("store/image/rename")
+	}
 	if err == nil {
 		err = os.Rename(tmp, dir)
 	}
@@ -361,6 +368,7 @@ func (s *Store) RemoveImage(id digest.Digest) error {
 		s.commit.Unlock()
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
+	failpoint.Pass("store/image/removed")
 	s.mu.Lock()
 	delete(s.images, id)
 	for _, n := range img.Names {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sort"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -103,6 +104,7 @@ func (l *Lease) Hold(id digest.Digest) (Layer, bool) {
 // Release gives up all layers of the lease and removes those that nothing else
 // needs. It is idempotent.
 func (l *Lease) Release() error {
+	failpoint.Pass("store/lease/release")
 	l.s.commit.Lock()
 	l.s.mu.Lock()
 	trash := l.s.unref(l.held)
@@ -139,6 +141,7 @@ func (s *Store) dispose(ids []digest.Digest, trash ...string) error {
 		err = errors.Join(err, terr)
 	}
 	s.commit.Unlock()
+	failpoint.Pass("store/dispose")
 	for _, dir := range trash {
 		if dir != "" {
 			err = errors.Join(err, tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)))
@@ -179,7 +182,9 @@ func (s *Store) Ingest() (*Ingest, error) {
 	}
 	in := &Ingest{s: s, dir: dir}
 	diff := filepath.Join(dir, diffDir)
-	err = os.Mkdir(diff, 0o755)
+	if err = failpoint.Hit("store/ingest"); err == nil {
+		err = os.Mkdir(diff, 0o755)
+	}
 	if err == nil {
 		err = os.Chmod(diff, 0o755) // whatever the umask is
 	}
@@ -208,10 +213,15 @@ func (in *Ingest) Commit(rec Layer, lease *Lease) error {
 		in.Abort()
 		return nil
 	}
-	if err := os.Rename(in.dir, s.path(layersDir, rec.DiffID.Encoded())); err != nil {
+	err := failpoint.Hit("store/commit/rename")
+	if err == nil {
+		err = os.Rename(in.dir, s.path(layersDir, rec.DiffID.Encoded()))
+	}
+	if err != nil {
 		in.Abort()
 		return fmt.Errorf("move the layer into place: %w", named(err))
 	}
+	failpoint.Pass("store/commit/renamed")
 	in.Diff.Close()
 	s.mu.Lock()
 	s.layers[rec.DiffID] = &layerEntry{rec: rec, refs: 1}
@@ -222,6 +232,7 @@ func (in *Ingest) Commit(rec Layer, lease *Lease) error {
 
 // Abort removes what was made. It is idempotent.
 func (in *Ingest) Abort() {
+	failpoint.Pass("store/ingest/abort")
 	if in.Diff != nil {
 		in.Diff.Close()
 	}

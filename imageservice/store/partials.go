@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -70,6 +71,9 @@ func (s *Store) Partial(d digest.Digest, size int64) (*Partial, error) {
 }
 
 func (p *Partial) open(size int64) (err error) {
+	if err := failpoint.Hit("store/partial/open"); err != nil {
+		return err
+	}
 	if p.file, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
 		return err
 	}
@@ -94,6 +98,9 @@ func (p *Partial) Reader() io.Reader { return io.NewSectionReader(p.file, 0, p.s
 
 // Write appends what was fetched.
 func (p *Partial) Write(b []byte) (int, error) {
+	if err := failpoint.Hit("store/partial/write"); err != nil {
+		return 0, err
+	}
 	n, err := p.file.WriteAt(b, p.size)
 	p.size += int64(n)
 	if p.size-p.synced >= partialStep && time.Since(p.began) > partialCalm {
@@ -132,6 +139,7 @@ func (p *Partial) Keep() {
 
 // Discard removes it: the blob is whole elsewhere, or this is not its beginning.
 func (p *Partial) Discard() {
+	failpoint.Pass("store/partial/discard")
 	if err := os.Remove(p.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		p.s.log.Warn("remove a partial blob", "path", p.path, "error", err)
 	}

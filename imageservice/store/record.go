@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/berth-cri/berth/imageservice/failpoint"
 )
 
 // recordVersion is that of all records. A record of another version is set aside
@@ -57,6 +59,9 @@ func replaceFile(path string, content []byte) error {
 	}
 	_, err = f.Write(content)
 	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = failpoint.Hit("store/record/written")
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

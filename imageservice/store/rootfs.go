@@ -9,6 +9,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -107,6 +108,9 @@ func (s *Store) writeRootfs(rec Rootfs) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	if err := failpoint.Hit("store/rootfs/record"); err != nil {
+		return err
+	}
 	return writeRecord(s.path(rootfsDir, rec.ContainerID, rootfsFile), rootfsKind, rec)
 }
 
@@ -163,6 +167,7 @@ func (s *Store) RemoveRootfs(id string) error {
 	if err != nil {
 		return fmt.Errorf("remove root file system of %s: %w", id, err)
 	}
+	failpoint.Pass("store/rootfs/removed")
 	s.commit.Lock()
 	s.mu.Lock()
 	e, ok := s.rootfs[id]

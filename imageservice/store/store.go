@@ -28,6 +28,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -114,6 +115,7 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
 	}
+	failpoint.Pass("store/open")
 	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadImages, s.dropUnreferenced, s.findLeftovers} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("open image store: %w", named(err))
@@ -185,10 +187,15 @@ func (s *Store) toTrash(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.Rename(path, filepath.Join(trash, "it")); err != nil {
+	err = failpoint.Hit("store/trash/move")
+	if err == nil {
+		err = os.Rename(path, filepath.Join(trash, "it"))
+	}
+	if err != nil {
 		os.Remove(trash)
 		return "", err
 	}
+	failpoint.Pass("store/trash/moved")
 	return trash, nil
 }
 
@@ -216,6 +223,7 @@ func (s *Store) setAside(path string, why error) error {
 // makes there is not touched: pulls may run meanwhile.
 func (s *Store) Sweep() error {
 	for _, name := range s.leftovers {
+		failpoint.Pass("store/sweep")
 		if err := tree.RemovePath(s.path(ingestDir), name); err != nil {
 			return fmt.Errorf("remove leftovers: %w", err)
 		}

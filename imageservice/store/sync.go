@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/tree"
 )
 
@@ -68,7 +69,7 @@ func (s *Store) syncLayer(ctx context.Context, l Layer) error {
 	if err := tree.Sync(ctx, dir, l.Bytes > memory()/dropShare); err != nil {
 		return err
 	}
-	if err := tree.SyncDir(s.path(layersDir)); err != nil {
+	if err := errors.Join(failpoint.Hit("store/sync/tree"), tree.SyncDir(s.path(layersDir))); err != nil {
 		return err
 	}
 	return s.markSynced(l.DiffID)
@@ -90,9 +91,11 @@ func (s *Store) markSynced(id digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Pass("store/sync/mark")
 	if err := errors.Join(f.Sync(), f.Close(), tree.SyncDir(s.path(layersDir, id.Encoded()))); err != nil {
 		return err
 	}
+	failpoint.Pass("store/sync/marked")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e, ok := s.layers[id]; ok {
@@ -121,6 +124,7 @@ func (s *Store) syncImages(ctx context.Context) error {
 	}
 	var failed []error
 	for id := range ids {
+		failpoint.Pass("store/sync/image")
 		err := tree.Sync(ctx, s.imagePath(id), false)
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // removed meanwhile
 			failed = append(failed, err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,6 +95,9 @@ func (r *remover) empty(dir *os.File, depth int) error {
 }
 
 func (r *remover) remove(dir *os.File, name string, depth int) error {
+	if err := failpoint.Hit("tree/remove"); err != nil {
+		return err
+	}
 	fd := int(dir.Fd())
 	err := unix.Unlinkat(fd, name, 0)
 	if errors.Is(err, unix.EPERM) {
