@@ -28,6 +28,16 @@ const (
 	maxUserID = math.MaxInt32
 	// maxImageName bounds an image's name, digest included.
 	maxImageName = 1024
+	// maxText bounds what becomes a line, an option or a key; a page is also what
+	// the kernel takes of a setting.
+	maxText = 4096
+	// maxArgument is MAX_ARG_STRLEN less the terminating byte: the kernel runs
+	// nothing with a longer argument or variable.
+	maxArgument = 128<<10 - 1
+	// maxSecret bounds credentials; the largest known are tokens of some KiB.
+	maxSecret = 64 << 10
+	// maxPorts is as many as there are.
+	maxPorts = 65535
 )
 
 var (
@@ -89,12 +99,20 @@ func plain(path, v string) error {
 	return nil
 }
 
+// text is plain and has no more than a page.
+func text(path, v string) error {
+	if len(v) > maxText {
+		return invalid(path, "must not have more than %d bytes", maxText)
+	}
+	return plain(path, v)
+}
+
 // word refuses white space too: the value goes into a file where it separates.
 func word(path, v string) error {
 	if strings.ContainsFunc(v, unicode.IsSpace) {
 		return invalid(path, "%q contains white space", shorten(v))
 	}
-	return plain(path, v)
+	return text(path, v)
 }
 
 // requiredWord is a word that is not empty.
@@ -105,10 +123,14 @@ func requiredWord(path, v string) error {
 	return word(path, v)
 }
 
-// noNUL refuses the byte that ends a string for the kernel.
-func noNUL(path, v string) error {
-	if strings.ContainsRune(v, 0) {
+// argument refuses what the kernel passes to no program: a NUL byte, which ends an
+// argument, and more bytes than an argument may have.
+func argument(path, v string) error {
+	switch {
+	case strings.ContainsRune(v, 0):
 		return invalid(path, "%q contains a NUL byte", shorten(v))
+	case len(v) > maxArgument:
+		return invalid(path, "must not have more than %d bytes", maxArgument)
 	}
 	return nil
 }
@@ -174,6 +196,9 @@ func userID(path string, v int64) error { return between(path, v, 0, maxUserID) 
 
 // matches checks a value against a pattern; wanted describes it.
 func matches(path, v string, pattern *regexp.Regexp, wanted string) error {
+	if len(v) > maxText {
+		return invalid(path, "must not have more than %d bytes", maxText)
+	}
 	if v != "" && !pattern.MatchString(v) {
 		return invalid(path, "%q is not %s", shorten(v), wanted)
 	}
@@ -200,8 +225,11 @@ func enum(path string, v protoreflect.Enum) error {
 // client's own and are not looked at.
 func labels(path string, m map[string]string) error {
 	for k := range m {
-		if k == "" {
+		switch {
+		case k == "":
 			return invalid(path, "a key must not be empty")
+		case len(k) > maxText:
+			return invalid(path, "a key must not have more than %d bytes", maxText)
 		}
 		if err := plain(entry(path, k), k); err != nil {
 			return err

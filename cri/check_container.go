@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"bytes"
 	"path"
 	"strings"
 
@@ -55,8 +56,8 @@ func checkCommand(path string, c *runtimeapi.ContainerConfig) error {
 		return invalid(item(field(path, "command"), 0), "must not be empty")
 	}
 	return first(
-		each(field(path, "command"), c.GetCommand(), noNUL),
-		each(field(path, "args"), c.GetArgs(), noNUL),
+		each(field(path, "command"), c.GetCommand(), argument),
+		each(field(path, "args"), c.GetArgs(), argument),
 	)
 }
 
@@ -79,19 +80,23 @@ func checkWorkingDir(p, v string) error {
 	return nil
 }
 
+// checkEnv checks a variable. Its value may be a secret: an error does not repeat it.
 func checkEnv(path string, e *runtimeapi.KeyValue) error {
-	key := e.GetKey()
+	key, value := e.GetKey(), e.GetValue()
+	if err := argument(field(path, "key"), key); err != nil {
+		return err
+	}
 	switch {
 	case key == "":
 		return invalid(field(path, "key"), "must not be empty")
 	case strings.ContainsRune(key, '='):
 		return invalid(field(path, "key"), "%q contains '='", shorten(key))
-	}
-	if strings.ContainsRune(string(e.GetValue()), 0) {
-		// The value may be a secret: it is not repeated.
+	case bytes.IndexByte(value, 0) >= 0:
 		return invalid(field(path, "value"), "contains a NUL byte")
+	case len(key)+len("=")+len(value) > maxArgument:
+		return invalid(field(path, "value"), "must not have more than %d bytes with the key", maxArgument)
 	}
-	return noNUL(field(path, "key"), key)
+	return nil
 }
 
 func checkMount(p string, m *runtimeapi.Mount) error {
@@ -138,8 +143,8 @@ func checkMountSource(p string, m *runtimeapi.Mount) error {
 }
 
 func checkDevice(p string, d *runtimeapi.Device) error {
-	if strings.Trim(d.GetPermissions(), "rwm") != "" {
-		return invalid(field(p, "permissions"), "%q has letters other than r, w and m", shorten(d.GetPermissions()))
+	if strings.Trim(d.GetPermissions(), "rwm") != "" || len(d.GetPermissions()) > len("rwm") {
+		return invalid(field(p, "permissions"), "%q is more than the letters r, w and m", shorten(d.GetPermissions()))
 	}
 	return first(
 		absolutePath(field(p, "container_path"), d.GetContainerPath()),

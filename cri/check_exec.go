@@ -28,6 +28,9 @@ func checkAttach(r *runtimeapi.AttachRequest) error {
 }
 
 func checkPortForward(r *runtimeapi.PortForwardRequest) error {
+	if len(r.GetPort()) > maxPorts {
+		return invalid("port", "must not have more than %d elements", maxPorts)
+	}
 	return first(
 		requiredID("pod_sandbox_id", r.GetPodSandboxId()),
 		each("port", r.GetPort(), func(path string, port int32) error {
@@ -44,7 +47,7 @@ func checkArgv(path string, argv []string) error {
 	if argv[0] == "" {
 		return invalid(item(path, 0), "must not be empty")
 	}
-	return each(path, argv, noNUL)
+	return each(path, argv, argument)
 }
 
 // checkAttachment checks which streams a session has.

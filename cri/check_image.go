@@ -1,6 +1,8 @@
 package cri
 
 import (
+	"bytes"
+	"encoding/base64"
 	"regexp"
 	"strings"
 
@@ -11,7 +13,24 @@ func checkPullImage(r *runtimeapi.PullImageRequest) error {
 	return first(
 		checkImage("image", r.GetImage()),
 		checkAuth("auth", r.GetAuth()),
+		checkPuller("sandbox_config.metadata", r.GetSandboxConfig().GetMetadata()),
 	)
+}
+
+// checkPuller checks the names of the pod that an image is for, as far as they are
+// given: what the policy for images says may depend on the namespace.
+func checkPuller(path string, m *runtimeapi.PodSandboxMetadata) error {
+	for _, f := range []struct{ name, value string }{
+		{"name", m.GetName()}, {"uid", m.GetUid()}, {"namespace", m.GetNamespace()},
+	} {
+		if f.value == "" {
+			continue
+		}
+		if err := requiredName(field(path, f.name), f.value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkImage checks an image that has to be named.
@@ -28,8 +47,8 @@ func checkImageFilter(path string, s *runtimeapi.ImageSpec) error {
 	return first(
 		checkImageName(field(path, "image"), s.GetImage()),
 		labels(field(path, "annotations"), s.GetAnnotations()),
-		plain(field(path, "user_specified_image"), s.GetUserSpecifiedImage()),
-		matches(field(path, "runtime_handler"), s.GetRuntimeHandler(), handlerPattern, "a name of a runtime handler"),
+		text(field(path, "user_specified_image"), s.GetUserSpecifiedImage()),
+		checkHandler(field(path, "runtime_handler"), s.GetRuntimeHandler()),
 		checkImageName(field(path, "image_ref"), s.GetImageRef()),
 	)
 }
@@ -74,18 +93,31 @@ func checkDigest(path, v string) error {
 func checkAuth(path string, a *runtimeapi.AuthConfig) error {
 	for _, f := range []struct {
 		name, value string
-		check       func(path, v string) error
+		lines       bool
 	}{
-		{"username", a.GetUsername(), plain},
-		{"password", a.GetPassword(), noNUL},
-		{"auth", a.GetAuth(), noNUL},
-		{"server_address", a.GetServerAddress(), plain},
-		{"identity_token", a.GetIdentityToken(), plain},
-		{"registry_token", a.GetRegistryToken(), plain},
+		{"username", a.GetUsername(), false},
+		{"password", a.GetPassword(), true},
+		{"auth", a.GetAuth(), true},
+		{"server_address", a.GetServerAddress(), false},
+		{"identity_token", a.GetIdentityToken(), false},
+		{"registry_token", a.GetRegistryToken(), false},
 	} {
-		if f.check("", f.value) != nil {
+		switch {
+		case len(f.value) > maxSecret:
+			return invalid(field(path, f.name), "must not have more than %d bytes", maxSecret)
+		case strings.ContainsRune(f.value, 0) || !f.lines && plain("", f.value) != nil:
 			return invalid(field(path, f.name), "contains a control character")
 		}
+	}
+	if a.GetAuth() == "" || a.GetUsername() != "" || a.GetPassword() != "" {
+		return nil
+	}
+	pair, err := base64.StdEncoding.DecodeString(a.GetAuth())
+	switch {
+	case err != nil:
+		return invalid(field(path, "auth"), "is not base64")
+	case !bytes.ContainsRune(pair, ':'):
+		return invalid(field(path, "auth"), "has no colon between user and password")
 	}
 	return nil
 }

@@ -31,14 +31,23 @@ func checkHugepages(path string, h *runtimeapi.HugepageLimit) error {
 	return matches(at, h.GetPageSize(), pageSizePattern, "a page size such as 2MB")
 }
 
+// maxUnified bounds a cgroup's setting, which may have a line for each device.
+const maxUnified = 64 << 10
+
 // checkUnified sees to it that a key is the name of a cgroup file and no path.
 func checkUnified(path string, unified map[string]string) error {
 	for k, v := range unified {
+		if len(k) > maxName {
+			return invalid(path, "a key must not have more than %d bytes", maxName)
+		}
 		if k == "" || !unifiedPattern.MatchString(k) {
 			return invalid(entry(path, k), "%q is not a file of a cgroup", shorten(k))
 		}
 		if strings.ContainsRune(v, 0) {
 			return invalid(entry(path, k), "the value contains a NUL byte")
+		}
+		if len(v) > maxUnified {
+			return invalid(entry(path, k), "the value must not have more than %d bytes", maxUnified)
 		}
 	}
 	return nil

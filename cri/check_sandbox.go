@@ -12,8 +12,16 @@ func checkRunPodSandbox(r *runtimeapi.RunPodSandboxRequest) error {
 	}
 	return first(
 		checkSandboxConfig("config", r.GetConfig()),
-		matches("runtime_handler", r.GetRuntimeHandler(), handlerPattern, "a name of a runtime handler"),
+		checkHandler("runtime_handler", r.GetRuntimeHandler()),
 	)
+}
+
+// checkHandler checks the name of a runtime handler; none is the default one.
+func checkHandler(path, v string) error {
+	if len(v) > maxName {
+		return invalid(path, "must not have more than %d characters", maxName)
+	}
+	return matches(path, v, handlerPattern, "a name of a runtime handler")
 }
 
 // checkSandboxConfig checks all that a pod is made of.
@@ -95,7 +103,13 @@ func checkLinuxSandbox(path string, l *runtimeapi.LinuxPodSandboxConfig) error {
 // CVE-2022-0811). Which ones a pod may set is decided behind this package.
 func checkSysctls(path string, sysctls map[string]string) error {
 	for k, v := range sysctls {
+		if len(k) > maxText {
+			return invalid(path, "a name must not have more than %d bytes", maxText)
+		}
 		at := entry(path, k)
+		if len(v) > maxText {
+			return invalid(at, "the value must not have more than %d bytes", maxText)
+		}
 		if k == "" || strings.Contains(k, "..") || !sysctlPattern.MatchString(k) {
 			return invalid(at, "%q is not the name of a sysctl", shorten(k))
 		}
@@ -118,6 +132,6 @@ func checkSandboxSecurity(path string, s *runtimeapi.LinuxSandboxSecurityContext
 		checkSeccomp(field(path, "seccomp"), s.GetSeccomp()),
 		checkProfile(field(path, "apparmor"), s.GetApparmor()),
 		//lint:ignore SA1019 clients still send it
-		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
+		text(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
 	)
 }

@@ -91,7 +91,7 @@ func checkProfile(path string, p *runtimeapi.SecurityProfile) error {
 	case !local && p.GetLocalhostRef() != "":
 		return invalid(at, "must be set for the type Localhost only")
 	}
-	return plain(at, p.GetLocalhostRef())
+	return text(at, p.GetLocalhostRef())
 }
 
 // checkSeccomp adds that a profile of the node is given by an absolute path.
@@ -119,8 +119,8 @@ func checkContainerSecurity(path string, s *runtimeapi.LinuxContainerSecurityCon
 		checkSeccomp(field(path, "seccomp"), s.GetSeccomp()),
 		checkProfile(field(path, "apparmor"), s.GetApparmor()),
 		//lint:ignore SA1019 clients still send it
-		plain(field(path, "apparmor_profile"), s.GetApparmorProfile()),
+		text(field(path, "apparmor_profile"), s.GetApparmorProfile()),
 		//lint:ignore SA1019 clients still send it
-		plain(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
+		text(field(path, "seccomp_profile_path"), s.GetSeccompProfilePath()),
 	)
 }

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	protobuf "google.golang.org/protobuf/proto"
 )
 
 // A message that cannot be decoded, such as one with a string that is not
@@ -57,6 +59,10 @@ func (r *request) status() error {
 	if r.err == nil {
 		return nil
 	}
+	var malformed *fieldError
+	if errors.As(r.err, &malformed) {
+		return asStatus(malformed)
+	}
 	return asStatus(fmt.Errorf("decode the request: %w: %w", r.err, errdefs.ErrInvalidArgument))
 }
 
@@ -79,6 +85,11 @@ func newStrictCodec() strictCodec { return strictCodec{encoding.GetCodecV2(proto
 func (c strictCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if r, ok := v.(*request); ok {
 		r.err = c.CodecV2.Unmarshal(data, r.message)
+		if m, ok := r.message.(protobuf.Message); ok && r.err != nil {
+			if path := findNotUTF8(m.ProtoReflect().Descriptor(), data.Materialize(), ""); path != "" {
+				r.err = invalid(path, "is not UTF-8")
+			}
+		}
 		return nil
 	}
 	return c.CodecV2.Unmarshal(data, v)

@@ -62,14 +62,14 @@ func (rawCodec) Name() string                    { return "proto" }
 
 func TestUndecodableRequestsAreInvalidArguments(t *testing.T) {
 	f := serve(t, nil)
-	for name, wire := range map[string]string{
-		"not UTF-8": "\x0a\x02\xff\xfe",
-		"truncated": "\x0a\x7f",
-		"garbage":   "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+	for name, c := range map[string]struct{ wire, want string }{
+		"not UTF-8": {"\x0a\x02\xff\xfe", "container_id: is not UTF-8"},
+		"truncated": {"\x0a\x7f", "decode the request"},
+		"garbage":   {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "decode the request"},
 	} {
-		req, resp := []byte(wire), []byte(nil)
+		req, resp := []byte(c.wire), []byte(nil)
 		err := f.conn.Invoke(t.Context(), runtimeapi.RuntimeService_StartContainer_FullMethodName, &req, &resp, grpc.ForceCodec(rawCodec{}))
-		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "decode the request") {
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
