@@ -84,7 +84,7 @@ func (u *usageCache) forget(id string) {
 
 // ContainerStats returns what a container uses. Of one that does not run that is
 // its writable layer only. ErrNotFound if there is none with that ID.
-func (s *Service) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
+func (s *meter) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (s *Service) ContainerStats(ctx context.Context, id string) (*runtimeapi.Co
 
 // ListContainerStats returns what the running containers use that pass the
 // filter.
-func (s *Service) ListContainerStats(ctx context.Context, filter *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
+func (s *meter) ListContainerStats(ctx context.Context, filter *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
 	all := s.containers.all()
 	sortContainers(all)
 	items := []*runtimeapi.ContainerStats{}
@@ -116,7 +116,7 @@ func (s *Service) ListContainerStats(ctx context.Context, filter *runtimeapi.Con
 	return items, nil
 }
 
-func (s *Service) containerStats(ctx context.Context, c *container) (*runtimeapi.ContainerStats, error) {
+func (s *meter) containerStats(ctx context.Context, c *container) (*runtimeapi.ContainerStats, error) {
 	item := &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id:          c.id,
@@ -136,7 +136,7 @@ func (s *Service) containerStats(ctx context.Context, c *container) (*runtimeapi
 
 // measureContainer reads the cgroup of a running container; ok is false for one
 // that does not run, or ends at this moment.
-func (s *Service) measureContainer(c *container, detail stats.Detail) (m measurement, ok bool, err error) {
+func (s *meter) measureContainer(c *container, detail stats.Detail) (m measurement, ok bool, err error) {
 	rec := c.rec.Load()
 	if rec.State != record.Running {
 		return measurement{}, false, nil
@@ -155,15 +155,15 @@ func (s *Service) measureContainer(c *container, detail stats.Detail) (m measure
 }
 
 // writableLayer is absent where it was not measured yet.
-func (s *Service) writableLayer(ctx context.Context, c *container) *runtimeapi.FilesystemUsage {
-	bytes, inodes, err := s.opts.RootFilesystems.RootfsUsage(ctx, c.id)
+func (s *meter) writableLayer(ctx context.Context, c *container) *runtimeapi.FilesystemUsage {
+	bytes, inodes, err := s.rootfs.RootfsUsage(ctx, c.id)
 	if err != nil {
 		s.log.Debug("writable layer's usage", "container", c.id, "error", err)
 		return nil
 	}
 	return &runtimeapi.FilesystemUsage{
 		Timestamp:  time.Now().UnixNano(),
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: path.Clean(s.opts.Root)},
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: path.Clean(s.root)},
 		UsedBytes:  value(bytes),
 		InodesUsed: value(inodes),
 	}

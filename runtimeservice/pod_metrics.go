@@ -55,14 +55,14 @@ func (s *scrape) fresh() bool {
 
 // MetricDescriptors are those of all metrics that this node has. They stay the
 // same as long as the daemon runs, and must not be changed.
-func (s *Service) MetricDescriptors() []*runtimeapi.MetricDescriptor {
+func (s *meter) MetricDescriptors() []*runtimeapi.MetricDescriptor {
 	return s.metrics().Descriptors()
 }
 
 // PodSandboxMetrics returns the metrics of the ready pods, with the time of their
 // measurement. Callers within a second get the same ones, which must not be
 // changed. A pod or container that cannot be measured is left out and logged.
-func (s *Service) PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
+func (s *meter) PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
 	s.scrapes.mu.Lock()
 	last := s.scrapes.last
 	if last == nil || !last.fresh() {
@@ -86,7 +86,7 @@ func (s *Service) PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandb
 	}
 }
 
-func (s *Service) collectMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
+func (s *meter) collectMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
 	all := s.sandboxes.all()
 	sortSandboxes(all)
 	own := s.ownCgroups()
@@ -121,7 +121,7 @@ func (s *Service) collectMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxM
 }
 
 // metricsOfPod is nil for a pod that cannot be measured.
-func (s *Service) metricsOfPod(ctx context.Context, sb *sandbox, rec *record.Sandbox, own bool, filesystem podmetrics.Filesystem) (*runtimeapi.PodSandboxMetrics, error) {
+func (s *meter) metricsOfPod(ctx context.Context, sb *sandbox, rec *record.Sandbox, own bool, filesystem podmetrics.Filesystem) (*runtimeapi.PodSandboxMetrics, error) {
 	item := &runtimeapi.PodSandboxMetrics{PodSandboxId: sb.id}
 	containers := sb.all()
 	var processes stats.Processes
@@ -163,7 +163,7 @@ func (s *Service) metricsOfPod(ctx context.Context, sb *sandbox, rec *record.San
 
 // containerSubject is nil for a container that does not run, or ends at this
 // moment.
-func (s *Service) containerSubject(ctx context.Context, c *container, filesystem podmetrics.Filesystem) (*podmetrics.Subject, error) {
+func (s *meter) containerSubject(ctx context.Context, c *container, filesystem podmetrics.Filesystem) (*podmetrics.Subject, error) {
 	m, ok, err := s.measureContainer(c, stats.Full)
 	if err != nil || !ok {
 		return nil, err
@@ -181,7 +181,7 @@ func (s *Service) containerSubject(ctx context.Context, c *container, filesystem
 	}
 	subject.Labels.ID, subject.Labels.Name, subject.Labels.Image = cgroup, c.id, rec.ImageName
 	subject.Labels.Container = nameOf(c.config.GetLabels(), containerNameLabel, c.config.GetMetadata().GetName())
-	if bytes, _, err := s.opts.RootFilesystems.RootfsUsage(ctx, c.id); err == nil && filesystem.Device != "" {
+	if bytes, _, err := s.rootfs.RootfsUsage(ctx, c.id); err == nil && filesystem.Device != "" {
 		filesystem.Used = bytes
 		subject.Filesystem = &filesystem
 	}
@@ -206,7 +206,7 @@ func nameOf(labels map[string]string, label, other string) string {
 
 // podCgroup is where the pod's own cgroup is. One that shares its parent has
 // none, and is told from the others by its ID.
-func (s *Service) podCgroup(sb *sandbox, rec *record.Sandbox, own bool) string {
+func (s *meter) podCgroup(sb *sandbox, rec *record.Sandbox, own bool) string {
 	parent := s.parentPath(rec.CgroupParent)
 	if own {
 		return parent
@@ -216,7 +216,7 @@ func (s *Service) podCgroup(sb *sandbox, rec *record.Sandbox, own bool) string {
 
 // podInterfaces are none for a pod on the node's network, and where they cannot
 // be read at this moment.
-func (s *Service) podInterfaces(sb *sandbox, rec *record.Sandbox, containers []*container) []stats.Interface {
+func (s *meter) podInterfaces(sb *sandbox, rec *record.Sandbox, containers []*container) []stats.Interface {
 	pin := rec.Namespaces[string(namespaces.Network)]
 	if pin == "" {
 		return nil
@@ -230,8 +230,8 @@ func (s *Service) podInterfaces(sb *sandbox, rec *record.Sandbox, containers []*
 
 // rootFilesystem is the file system that the writable layers are on. Its Device
 // is empty if it cannot be asked.
-func (s *Service) rootFilesystem() podmetrics.Filesystem {
-	dir := filepath.Clean(s.opts.Root)
+func (s *meter) rootFilesystem() podmetrics.Filesystem {
+	dir := filepath.Clean(s.root)
 	var stat unix.Stat_t
 	var fs unix.Statfs_t
 	if unix.Stat(dir, &stat) != nil || unix.Statfs(dir, &fs) != nil {

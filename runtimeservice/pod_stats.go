@@ -21,7 +21,7 @@ import (
 
 // PodSandboxStats returns what a pod uses, with its containers. One that is not
 // ready uses nothing. ErrNotFound if there is none with that ID.
-func (s *Service) PodSandboxStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
+func (s *meter) PodSandboxStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
 	sb, err := s.sandboxes.find(id)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func (s *Service) PodSandboxStats(ctx context.Context, id string) (*runtimeapi.P
 }
 
 // ListPodSandboxStats returns what the ready pods use that pass the filter.
-func (s *Service) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
+func (s *meter) ListPodSandboxStats(ctx context.Context, filter *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
 	own := s.ownCgroups()
 	items := []*runtimeapi.PodSandboxStats{}
 	all := s.sandboxes.all()
@@ -62,11 +62,11 @@ func sortSandboxes(all []*sandbox) {
 // ownCgroups are the cgroup parents that belong to one ready sandbox alone, as a
 // kubelet makes them: what is used there is used by that pod. Other clients give
 // one parent to many.
-func (s *Service) ownCgroups() map[string]bool {
+func (s *meter) ownCgroups() map[string]bool {
 	own := make(map[string]bool)
 	for _, sb := range s.sandboxes.all() {
 		rec := sb.rec.Load()
-		if rec.State != record.Ready || rec.CgroupParent == s.opts.CgroupParent {
+		if rec.State != record.Ready || rec.CgroupParent == s.sharedParent {
 			continue
 		}
 		_, another := own[rec.CgroupParent]
@@ -75,7 +75,7 @@ func (s *Service) ownCgroups() map[string]bool {
 	return own
 }
 
-func (s *Service) podStats(ctx context.Context, sb *sandbox, own map[string]bool) (*runtimeapi.PodSandboxStats, error) {
+func (s *meter) podStats(ctx context.Context, sb *sandbox, own map[string]bool) (*runtimeapi.PodSandboxStats, error) {
 	item := &runtimeapi.PodSandboxStats{
 		Attributes: &runtimeapi.PodSandboxAttributes{
 			Id:          sb.id,
@@ -111,7 +111,7 @@ func (s *Service) podStats(ctx context.Context, sb *sandbox, own map[string]bool
 }
 
 // measurePod reads the pod's own cgroup, or sums up those of its containers.
-func (s *Service) measurePod(sb *sandbox, rec *record.Sandbox, containers []*container, own bool, detail stats.Detail) (measurement, error) {
+func (s *meter) measurePod(sb *sandbox, rec *record.Sandbox, containers []*container, own bool, detail stats.Detail) (measurement, error) {
 	m, err := s.usage.get(sb.id, time.Unix(0, rec.CreatedAt), detail, func() (stats.Usage, error) {
 		if own {
 			usage, err := s.stats.Read(s.parentPath(rec.CgroupParent), detail)
@@ -129,14 +129,14 @@ func (s *Service) measurePod(sb *sandbox, rec *record.Sandbox, containers []*con
 
 // parentPath is the path of a pod's cgroup below the mount points. It is given
 // as one, but systemd nests slices as their names say.
-func (s *Service) parentPath(parent string) string {
-	if s.opts.SystemdCgroup {
+func (s *meter) parentPath(parent string) string {
+	if s.systemdCgroup {
 		return stats.SlicePath(path.Base(parent))
 	}
 	return path.Join("/", parent)
 }
 
-func (s *Service) sumContainers(containers []*container, detail stats.Detail) (stats.Usage, error) {
+func (s *meter) sumContainers(containers []*container, detail stats.Detail) (stats.Usage, error) {
 	sum := stats.Usage{Time: time.Now()}
 	if detail == stats.Full {
 		sum.Details = &stats.Details{}
@@ -158,7 +158,7 @@ func (s *Service) sumContainers(containers []*container, detail stats.Detail) (s
 
 // podNetwork is absent for a pod on the node's network, and where it cannot be
 // read at this moment.
-func (s *Service) podNetwork(sb *sandbox, rec *record.Sandbox, containers []*container) *runtimeapi.NetworkUsage {
+func (s *meter) podNetwork(sb *sandbox, rec *record.Sandbox, containers []*container) *runtimeapi.NetworkUsage {
 	all := s.podInterfaces(sb, rec, containers)
 	if all == nil {
 		return nil

@@ -38,10 +38,8 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/join"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
-	"github.com/berth-cri/berth/runtimeservice/podmetrics"
 	"github.com/berth-cri/berth/runtimeservice/record"
 	"github.com/berth-cri/berth/runtimeservice/spec"
-	"github.com/berth-cri/berth/runtimeservice/stats"
 )
 
 // The longest that each operation may take, whoever waits for it. A kubelet's
@@ -151,11 +149,7 @@ type Service struct {
 	userNamespaces error
 
 	events events.Hub
-	stats  *stats.Reader
-	usage  usageCache
-	// metrics are those that this node has, found out with the first call.
-	metrics func() *podmetrics.Set
-	scrapes scrapes
+	*meter
 
 	// background are the operations that nobody waits for.
 	background sync.WaitGroup
@@ -199,10 +193,9 @@ func New(opts Options) (*Service, error) {
 		log:        opts.Logger,
 		sandboxes:  newTable[sandboxKey, *sandbox]("sandbox"),
 		containers: newTable[containerKey, *container]("container"),
-		stats:      stats.NewReader(opts.CgroupRoot),
 		leftovers:  newLeftovers(),
 	}
-	s.metrics = sync.OnceValue(func() *podmetrics.Set { return podmetrics.New(s.stats.Features()) })
+	s.meter = newMeter(s)
 	var err error
 	if s.sandboxRecords, err = record.Open[record.Sandbox](filepath.Join(opts.Root, "sandboxes"), s.log); err != nil {
 		return nil, err
