@@ -97,6 +97,7 @@ type Images struct {
 	MinProgress    int64         `yaml:"minProgress"`
 	DockerConfig   string        `yaml:"dockerConfig"`
 	Inflate        string        `yaml:"inflate"`
+	KeepBlobs      bool          `yaml:"keepBlobs"`
 	Pinned         []string      `yaml:"pinned"`
 	Platform       string        `yaml:"platform"`
 	PolicyFile     string        `yaml:"policyFile"`

@@ -15,9 +15,18 @@ import (
 func (s *Service) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
 	now := time.Now().UnixNano()
 	return &runtimeapi.ImageFsInfoResponse{
-		ImageFilesystems:     []*runtimeapi.FilesystemUsage{s.fsUsage(now, s.store.LayerUsage())},
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{s.fsUsage(now, s.imageUsage())},
 		ContainerFilesystems: []*runtimeapi.FilesystemUsage{s.fsUsage(now, s.store.TotalRootfsUsage())},
 	}, nil
+}
+
+// imageUsage is what images take: their layers, and the blobs that these came from.
+func (s *Service) imageUsage() tree.Usage {
+	u := s.store.LayerUsage()
+	bytes, blobs := s.store.Content().Usage()
+	u.Bytes += bytes
+	u.Inodes += blobs
+	return u
 }
 
 func (s *Service) fsUsage(now int64, u tree.Usage) *runtimeapi.FilesystemUsage {

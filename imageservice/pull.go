@@ -211,8 +211,9 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 		return "", err
 	}
 	failpoint.Pass("pull/fetched")
-	p.stage(ctx, StageCommit)
-	if err := p.record(found); err != nil {
+	committing := p.stage(ctx, StageCommit)
+	p.s.keepDocuments(committing, found, repo, lease)
+	if err := p.s.record(p.ref, p.spec.GetUserSpecifiedImage(), found); err != nil {
 		return "", err
 	}
 	failpoint.Pass("pull/recorded")
@@ -261,6 +262,9 @@ type resolved struct {
 	// artifact is the type of an artifact, and files say what its layers are.
 	artifact string
 	files    []manifest.ArtifactLayer
+	// indexes lead to the manifest; image is that.
+	indexes []registry.Document
+	image   *ocispec.Manifest
 }
 
 // resolve follows the name to the manifest for this platform and its
@@ -284,7 +288,7 @@ func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolve
 			r.top = doc.Digest
 		}
 		if parsed.Image != nil {
-			r.manifest, r.mediaType = doc, parsed.MediaType
+			r.manifest, r.mediaType, r.image = doc, parsed.MediaType, parsed.Image
 			r.layers, r.annotations = parsed.Image.Layers, parsed.Image.Annotations
 			if parsed.Artifact != "" {
 				return &r, r.describeArtifact(parsed)
@@ -292,6 +296,8 @@ func (p *pull) resolve(ctx context.Context, repo *registry.Repository) (*resolve
 			r.id = parsed.Image.Config.Digest
 			return &r, p.fetchConfig(ctx, repo, &r, parsed.Image.Config.Size)
 		}
+		doc.MediaType = parsed.MediaType
+		r.indexes = append(r.indexes, doc)
 		next, err := manifest.Choose(parsed.Index, p.s.platform)
 		if err != nil {
 			return nil, err
@@ -365,6 +371,7 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 	g.SetLimit(p.s.opts.ParallelLayers)
 	seen := map[digest.Digest]bool{}
 	for i, desc := range r.layers {
+		lease.HoldBlob(desc.Digest)
 		diffID := r.diffIDs[i]
 		if seen[diffID] {
 			bars[i].share()
@@ -389,16 +396,17 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 }
 
 // record names the image.
-func (p *pull) record(r *resolved) error {
-	refs := []string{p.ref.WithDigest(r.top).String()}
-	if p.ref.Tag != "" {
-		refs = append(refs, p.ref.String())
+func (s *Service) record(ref reference.Reference, userSpecified string, r *resolved) error {
+	refs := []string{ref.WithDigest(r.top).String()}
+	if ref.Tag != "" {
+		refs = append(refs, ref.String())
 	}
-	return p.s.store.PutImage(store.Image{
+	return s.store.PutImage(store.Image{
 		ID: r.id, Layers: r.diffIDs,
 		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
 		Artifact:    r.artifact,
-		Annotations: r.annotations, UserSpecified: p.spec.GetUserSpecifiedImage(), Signatures: r.signatures,
+		Annotations: r.annotations, UserSpecified: userSpecified, Signatures: r.signatures,
 		PulledAt: time.Now().UTC(),
+		Sources:  []store.Source{r.source()},
 	}, refs, r.config, r.manifest.Content)
 }

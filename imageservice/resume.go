@@ -22,6 +22,8 @@ const earlier = "an earlier transfer"
 // rest from the network, which it keeps for a later one.
 type blob struct {
 	s       *Service
+	size    int64
+	lease   *store.Lease
 	partial *store.Partial // nil when nothing is kept
 	resumed int64
 	before  io.Reader // nil when it is read
@@ -32,8 +34,8 @@ type blob struct {
 // is fetched from its beginning then. From a single host nothing but its own bytes
 // is wanted.
 func (s *Service) openBlob(_ context.Context, r layerRequest, only string) *blob {
-	b := &blob{s: s}
-	if only != "" || r.desc.Size <= resumeFloor {
+	b := &blob{s: s, size: r.desc.Size, lease: r.lease}
+	if s.opts.DiscardBlobs && (only != "" || r.desc.Size <= resumeFloor) {
 		return b
 	}
 	p, err := s.store.Partial(r.desc.Digest, r.desc.Size)
@@ -42,6 +44,13 @@ func (s *Service) openBlob(_ context.Context, r layerRequest, only string) *blob
 	}
 	if p == nil {
 		return b
+	}
+	if only != "" {
+		if err := p.Reset(); err != nil {
+			s.log.Warn("a blob cannot be kept", "blob", r.desc.Digest, "error", err)
+			p.Discard()
+			return b
+		}
 	}
 	b.partial = p
 	if b.resumed = p.Size(); b.resumed > 0 {
@@ -75,6 +84,7 @@ func (b *blob) Read(p []byte) (int, error) {
 	if n > 0 && b.partial != nil {
 		if _, werr := b.partial.Write(p[:n]); werr != nil {
 			// The layer itself may still fit: what is kept is a help, not a need.
+			b.s.log.Warn("a blob cannot be kept", "error", werr)
 			b.partial.Discard()
 			b.partial = nil
 		}
@@ -85,10 +95,14 @@ func (b *blob) Read(p []byte) (int, error) {
 // Close ends a Read that waits.
 func (b *blob) Close() error { return b.rest.Close() }
 
-// end keeps what was fetched for a later transfer, unless it is not needed or
-// wrong.
+// end keeps the blob when it was verified, or for a later transfer what was fetched of
+// it; unless that is not wanted or wrong.
 func (b *blob) end(err error) {
 	switch {
+	case err == nil && b.partial != nil && !b.s.opts.DiscardBlobs && b.partial.Size() == b.size:
+		if err := b.partial.Store(b.lease); err != nil {
+			b.s.log.Warn("a blob cannot be kept", "error", err)
+		}
 	case errors.Is(err, errdefs.ErrResourceExhausted):
 		// Room is what is missing.
 		if b.partial != nil {

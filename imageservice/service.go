@@ -67,6 +67,9 @@ type Options struct {
 	// PolicyFile is an image policy (package policy); empty for none. It is read
 	// again when it has changed.
 	PolicyFile string
+	// DiscardBlobs keeps no layer in the form in which it came once it is unpacked. An
+	// image without them cannot leave the node.
+	DiscardBlobs bool
 	// UserAgent is sent to registries.
 	UserAgent string
 	Logger    *slog.Logger

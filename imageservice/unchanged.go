@@ -30,6 +30,9 @@ func (p *pull) unchanged(ctx context.Context, repo *registry.Repository) (digest
 	if err != nil || same.ID != img.ID {
 		return "", false
 	}
+	if !p.s.hasDocuments(img, p.ref.String()) {
+		return "", false
+	}
 	for _, id := range img.Layers {
 		if _, err := p.s.store.Layer(id); err != nil {
 			return "", false

@@ -117,6 +117,7 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		DockerConfig:   cfg.Images.DockerConfig,
 		Inflate:        inflater(cfg.Images.Inflate),
 		PolicyFile:     cfg.Images.PolicyFile,
+		DiscardBlobs:   !cfg.Images.KeepBlobs,
 		UserAgent:      "berth/" + version,
 		Logger:         s.Logger,
 	})

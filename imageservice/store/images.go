@@ -49,6 +49,8 @@ type Image struct {
 	// them. An image that is recorded again without any keeps those it has.
 	Signatures json.RawMessage `json:"signatures,omitempty"`
 	PulledAt   time.Time       `json:"pulledAt"`
+	// Sources are the ways in which the image came, as long as a name leads to them.
+	Sources []Source `json:"sources,omitempty"`
 
 	// Config is the parsed configuration; callers must not change it.
 	Config *ocispec.Image `json:"-"`
@@ -61,6 +63,8 @@ type Image struct {
 type Name struct {
 	Ref string `json:"ref"`
 	Seq uint64 `json:"seq"`
+	// Top is the digest of the source that the name led to.
+	Top digest.Digest `json:"top,omitempty"`
 }
 
 // Refs returns the names as strings.
@@ -75,6 +79,7 @@ func (i *Image) Refs() []string {
 func (i *Image) clone() *Image {
 	c := *i
 	c.Names = slices.Clone(i.Names)
+	c.Sources = slices.Clone(i.Sources)
 	return &c
 }
 
@@ -124,6 +129,7 @@ func (s *Store) take(img *Image) {
 	for _, id := range img.Layers {
 		s.layers[id].refs++
 	}
+	s.refBlobs(img.Blobs())
 	for _, n := range img.Names {
 		s.seq = max(s.seq, n.Seq)
 	}
@@ -141,7 +147,11 @@ func (s *Store) settleNames() {
 		}
 	}
 	for _, img := range s.images {
+		before := img.Blobs()
 		img.Names = slices.DeleteFunc(img.Names, func(n Name) bool { return s.names[n.Ref] != img.ID })
+		img.dropSources()
+		s.refBlobs(img.Blobs())
+		s.unrefBlobs(before) // what goes by that, dropBlobs finds
 	}
 }
 
@@ -184,30 +194,41 @@ func (i *Image) setConfig(raw, identity []byte) error {
 }
 
 // PutImage records img under refs, which it takes away from other images. An
-// image that is there already keeps its other names. The caller holds a lease on
-// the layers.
+// image that is there already keeps its other names and the sources that they lead
+// to; the new names lead to the one source that img has, if it has one. The caller
+// holds a lease on the layers and blobs.
 func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) error {
 	s.commit.Lock()
-	defer s.commit.Unlock()
+	trash, err := s.putImage(img, refs, config, manifest)
+	// The image is recorded: what cannot be removed now is removed at the next start.
+	if derr := s.disposeBlobs(trash); derr != nil {
+		s.log.Warn("remove blobs that no image has any more", "error", derr)
+	}
+	return err
+}
+
+// putImage returns the blobs that nothing refers to any more. commit is held.
+func (s *Store) putImage(img Image, refs []string, config, manifest []byte) ([]digest.Digest, error) {
 	identity := config
 	if img.Artifact != "" {
 		identity = manifest
 	}
 	if err := img.setConfig(config, identity); err != nil {
-		return fmt.Errorf("record image %s: %w", img.ID, err)
+		return nil, fmt.Errorf("record image %s: %w", img.ID, err)
 	}
-	img.Names = s.nextNames(img.ID, refs)
-	if old, err := s.ByID(img.ID.String()); err == nil && img.Signatures == nil {
+	old, err := s.ByID(img.ID.String())
+	if err == nil && img.Signatures == nil {
 		img.Signatures = old.Signatures
 	}
+	img.nameAnew(s.nextNames(img.ID, refs), refs, old)
 	if len(img.Names) > maxNames {
-		return fmt.Errorf("record image %s: it has %d names already: %w", img.ID, maxNames, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("record image %s: it has %d names already: %w", img.ID, maxNames, errdefs.ErrResourceExhausted)
 	}
 	if err := s.writeImage(&img, config, manifest); err != nil {
-		return fmt.Errorf("record image %s: %w", img.ID, named(err))
+		return nil, fmt.Errorf("record image %s: %w", img.ID, named(err))
 	}
 	s.mu.Lock()
-	losers := s.install(&img)
+	losers, trash := s.install(&img)
 	s.unsyncedImages[img.ID] = true
 	for _, l := range losers {
 		s.unsyncedImages[l.ID] = true
@@ -221,7 +242,7 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 			s.log.Warn("record that a name has moved", "image", l.ID, "error", err)
 		}
 	}
-	return nil
+	return trash, nil
 }
 
 // nextNames is the image's present names with refs, numbered anew.
@@ -270,10 +291,13 @@ func (s *Store) writeImage(img *Image, config, manifest []byte) error {
 	return err
 }
 
-// install makes img visible and returns the images that lost a name to it. mu is
-// held.
-func (s *Store) install(img *Image) []*Image {
-	var losers []*Image
+// install makes img visible and returns the images that lost a name to it, and the
+// blobs that nothing refers to any more. mu is held.
+func (s *Store) install(img *Image) (losers []*Image, trash []digest.Digest) {
+	s.refBlobs(img.Blobs())
+	if old, ok := s.images[img.ID]; ok {
+		trash = s.unrefBlobs(old.Blobs())
+	}
 	for _, n := range img.Names {
 		owner, ok := s.names[n.Ref]
 		s.names[n.Ref] = img.ID
@@ -282,6 +306,9 @@ func (s *Store) install(img *Image) []*Image {
 		}
 		loser := s.images[owner].clone()
 		loser.Names = slices.DeleteFunc(loser.Names, func(x Name) bool { return x.Ref == n.Ref })
+		loser.dropSources()
+		s.refBlobs(loser.Blobs())
+		trash = append(trash, s.unrefBlobs(s.images[owner].Blobs())...)
 		s.images[owner] = loser
 		if !slices.ContainsFunc(losers, func(l *Image) bool { return l.ID == owner }) {
 			losers = append(losers, loser)
@@ -296,7 +323,7 @@ func (s *Store) install(img *Image) []*Image {
 		}
 	}
 	s.images[img.ID] = img
-	return losers
+	return losers, trash
 }
 
 // Images returns all images, ordered by ID. Callers must not change them.
@@ -376,7 +403,7 @@ func (s *Store) RemoveImage(id digest.Digest) error {
 			delete(s.names, n.Ref)
 		}
 	}
-	layers := s.unref(img.Layers)
+	layers, blobs := s.unref(img.Layers), s.unrefBlobs(img.Blobs())
 	s.mu.Unlock()
-	return s.dispose(layers, dir)
+	return s.dispose(layers, append(s.takeBlobs(blobs), dir)...)
 }

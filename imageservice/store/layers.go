@@ -79,10 +79,11 @@ func (s *Store) loadLayer(name string) error {
 	return nil
 }
 
-// A Lease keeps layers from being removed while a pull still needs them.
+// A Lease keeps layers and blobs from being removed while a pull still needs them.
 type Lease struct {
-	s    *Store
-	held []digest.Digest // guarded by s.mu
+	s     *Store
+	held  []digest.Digest // guarded by s.mu
+	blobs []digest.Digest // guarded by s.mu
 }
 
 // Lease returns an empty lease; the caller must Release it.
@@ -101,16 +102,16 @@ func (l *Lease) Hold(id digest.Digest) (Layer, bool) {
 	return e.rec, true
 }
 
-// Release gives up all layers of the lease and removes those that nothing else
-// needs. It is idempotent.
+// Release gives up all layers and blobs of the lease and removes those that nothing
+// else needs. It is idempotent.
 func (l *Lease) Release() error {
 	failpoint.Pass("store/lease/release")
 	l.s.commit.Lock()
 	l.s.mu.Lock()
-	trash := l.s.unref(l.held)
-	l.held = nil
+	layers, blobs := l.s.unref(l.held), l.s.unrefBlobs(l.blobs)
+	l.held, l.blobs = nil, nil
 	l.s.mu.Unlock()
-	return l.s.dispose(trash)
+	return l.s.dispose(layers, l.s.takeBlobs(blobs)...)
 }
 
 // unref takes one reference off each of ids and returns the layers that nothing

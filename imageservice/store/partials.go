@@ -146,6 +146,22 @@ func (p *Partial) Discard() {
 	p.release()
 }
 
+// Store makes a blob of it, which is in the lease then. The caller has read it to its
+// end and verified it.
+func (p *Partial) Store(lease *Lease) error {
+	defer p.release()
+	return lease.adopt(p.path, p.digest)
+}
+
+// Reset begins anew.
+func (p *Partial) Reset() error {
+	if err := p.file.Truncate(0); err != nil {
+		return fmt.Errorf("empty a partial blob: %w", err)
+	}
+	p.size, p.synced = 0, 0
+	return nil
+}
+
 func (p *Partial) release() {
 	p.syncing.Wait()
 	if p.file != nil {

@@ -8,6 +8,7 @@
 //	rootfs/<container ID>/     rootfs.json, upper/, work/, volumes/
 //	volumes/<image ID>/        volume.json, top/, users/: images that are mounted as volumes
 //	partial/                   beginnings of blobs, for pulls to go on with
+//	blobs/<algorithm>/<hex>    what images were made of, as it came (package content)
 //	ingest/                    what is being made, and what is being removed
 //	damaged/                   records that were not whole
 //	empty/                     the layer of images that have none
@@ -28,6 +29,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/berth-cri/berth/imageservice/content"
 	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
@@ -42,6 +44,7 @@ const (
 	ingestDir  = "ingest"
 	damagedDir = "damaged"
 	emptyDir   = "empty"
+	blobsDir   = "blobs"
 )
 
 // bootIDFile identifies the running kernel.
@@ -72,6 +75,10 @@ type Store struct {
 	partials map[digest.Digest]bool
 	// volumes are the images that containers use as volumes.
 	volumes map[digest.Digest]*volumeEntry
+	// blobs counts who refers to a blob, which need not be there: images and leases.
+	blobs map[digest.Digest]int
+
+	content *content.Store
 }
 
 type layerEntry struct {
@@ -111,12 +118,17 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 		unsyncedImages: map[digest.Digest]bool{},
 
 		volumes: map[digest.Digest]*volumeEntry{},
+		blobs:   map[digest.Digest]int{},
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
 	}
 	failpoint.Pass("store/open")
-	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadImages, s.dropUnreferenced, s.findLeftovers} {
+	var err error
+	if s.content, err = content.Open(s.path(blobsDir), s.path(ingestDir), bootID, log); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadImages, s.dropUnreferenced, s.dropBlobs, s.findLeftovers} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("open image store: %w", named(err))
 		}

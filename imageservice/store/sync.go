@@ -18,8 +18,8 @@ import (
 // to read them.
 const dropShare = 16
 
-// Sync brings the layers and images that are only in memory yet to the disk, and
-// marks the layers so. It returns how many it marked. Nothing else on the file
+// Sync brings the layers, blobs and images that are only in memory yet to the disk,
+// and marks the layers and blobs so. It returns how many layers it marked. Nothing else on the file
 // system is synced.
 //
 // The order makes the mark true: the layer's tree and record, then the directory
@@ -46,7 +46,8 @@ func (s *Store) Sync(ctx context.Context) (marked int, err error) {
 		}
 		marked++
 	}
-	failed = append(failed, s.syncImages(ctx))
+	_, err = s.content.Sync(ctx)
+	failed = append(failed, err, s.syncImages(ctx))
 	return marked, errors.Join(failed...)
 }
 

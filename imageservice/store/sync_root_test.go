@@ -77,7 +77,7 @@ func addTree(t *testing.T, s *Store, name string) digest.Digest {
 	root := in.Diff.Name()
 	for i := range 200 {
 		dir := filepath.Join(root, fmt.Sprintf("d%d", i%7), "deeper")
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), content(name, i), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), fileContent(name, i), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,7 +100,7 @@ func addTree(t *testing.T, s *Store, name string) digest.Digest {
 	return id
 }
 
-func content(name string, i int) []byte {
+func fileContent(name string, i int) []byte {
 	return bytes.Repeat(fmt.Appendf(nil, "%s %d\n", name, i), 1+i*i/10)
 }
 
@@ -112,7 +112,7 @@ func expectTree(t *testing.T, s *Store, name string, id digest.Digest) {
 	root := s.Diff(id)
 	for i := range 200 {
 		got, err := os.ReadFile(filepath.Join(root, fmt.Sprintf("d%d", i%7), "deeper", fmt.Sprint(i)))
-		if err != nil || !bytes.Equal(got, content(name, i)) {
+		if err != nil || !bytes.Equal(got, fileContent(name, i)) {
 			t.Fatalf("file %d of %s: %d bytes, %v", i, name, len(got), err)
 		}
 	}
