@@ -16,7 +16,7 @@ import (
 // never waits for a client: one that is too slow is cut off. tty must be as in the
 // container's configuration. A container that has ended, or whose start fails, is
 // ErrFailedPrecondition or the error of the start.
-func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (s *sessions) Attach(ctx context.Context, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (s *Service) Attach(ctx context.Context, id string, in io.Reader, out, errw
 }
 
 // connect gives the container its ends of the pipes, and closes ours of them.
-func (s *Service) connect(ctx context.Context, c *container, p *pipes) (ended <-chan struct{}, err error) {
+func (s *sessions) connect(ctx context.Context, c *container, p *pipes) (ended <-chan struct{}, err error) {
 	if c.state() == record.Created {
 		ended, again, err := c.waitForStart(ctx, p)
 		if !again {
@@ -55,7 +55,7 @@ func (s *Service) connect(ctx context.Context, c *container, p *pipes) (ended <-
 	if err := c.requireRunning(); err != nil {
 		return nil, err
 	}
-	return s.opts.Processes.Attach(ctx, p.request(c.id))
+	return s.monitor.Attach(ctx, p.request(c.id))
 }
 
 // requireAttachable is the error of a container without streams, now or to come.
@@ -66,7 +66,7 @@ func (c *container) requireAttachable() error {
 	return c.requireRunning()
 }
 
-func (s *Service) attached(ctx context.Context, c *container, p *pipes, ended <-chan struct{}, in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {
+func (s *sessions) attached(ctx context.Context, c *container, p *pipes, ended <-chan struct{}, in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {
 	var pumps []*pump
 	outputs := make(chan struct{})
 	for _, stream := range []struct {
@@ -93,7 +93,7 @@ func (s *Service) attached(ctx context.Context, c *container, p *pipes, ended <-
 	attached, detach := context.WithCancel(ctx)
 	defer detach()
 	go followSize(attached, resize, func(size remotecommand.TerminalSize) {
-		if err := s.opts.Processes.Resize(attached, c.id, size.Width, size.Height); err != nil && attached.Err() == nil {
+		if err := s.monitor.Resize(attached, c.id, size.Width, size.Height); err != nil && attached.Err() == nil {
 			s.log.Debug("resize terminal", "container", c.id, "error", err)
 		}
 	})

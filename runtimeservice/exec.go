@@ -32,7 +32,7 @@ const (
 // ctx ends, the process and its descendants are killed; the error is
 // context.DeadlineExceeded then, or ctx's. Output of what it left in the
 // background is not waited for.
-func (s *Service) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (stdout, stderr []byte, exitCode int32, err error) {
+func (s *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (stdout, stderr []byte, exitCode int32, err error) {
 	out, errOut := &capped{limit: execOutputLimit}, &capped{limit: execOutputLimit}
 	exit, err := s.execPipes(ctx, id, cmd, timeout, nil, out, errOut)
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *Service) ExecSync(ctx context.Context, id string, cmd []string, timeout
 // are closed. The error of one that ended with a code other than 0 is an
 // exec.CodeExitError of k8s.io/utils. When ctx ends the process and its
 // descendants are killed.
-func (s *Service) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (s *sessions) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	var (
 		exit monitor.Exit
 		err  error
@@ -73,7 +73,7 @@ func writerOf(w io.WriteCloser) io.Writer {
 }
 
 // execProcess finds a running container and what a process in it is.
-func (s *Service) execProcess(id string, cmd []string, tty bool) (*container, *specs.Process, error) {
+func (s *sessions) execProcess(id string, cmd []string, tty bool) (*container, *specs.Process, error) {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return nil, nil, err
@@ -164,7 +164,7 @@ func closeAll(files ...*os.File) {
 	}
 }
 
-func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeout time.Duration, in io.Reader, out, errOut io.Writer) (monitor.Exit, error) {
+func (s *sessions) execPipes(ctx context.Context, id string, cmd []string, timeout time.Duration, in io.Reader, out, errOut io.Writer) (monitor.Exit, error) {
 	c, process, err := s.execProcess(id, cmd, false)
 	if err != nil {
 		return monitor.Exit{}, err
@@ -179,7 +179,7 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	started, _, err := s.opts.Processes.Exec(ctx, monitor.ExecRequest{
+	started, _, err := s.monitor.Exec(ctx, monitor.ExecRequest{
 		ContainerID: c.id,
 		Process:     process,
 		Stdin:       p.stdin,
@@ -215,7 +215,7 @@ func (s *Service) execPipes(ctx context.Context, id string, cmd []string, timeou
 }
 
 // awaitExec waits for the end of the process; when ctx ends first it makes it.
-func (s *Service) awaitExec(ctx context.Context, c *container, started Execution) (monitor.Exit, error) {
+func (s *sessions) awaitExec(ctx context.Context, c *container, started Execution) (monitor.Exit, error) {
 	waited := operation.Wait(ctx, func() string { return "the end of the command" })
 	exit, err := started.Wait(ctx)
 	waited()
@@ -233,13 +233,13 @@ func (s *Service) awaitExec(ctx context.Context, c *container, started Execution
 	return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
 }
 
-func (s *Service) execTerminal(ctx context.Context, id string, cmd []string, in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) (monitor.Exit, error) {
+func (s *sessions) execTerminal(ctx context.Context, id string, cmd []string, in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) (monitor.Exit, error) {
 	c, process, err := s.execProcess(id, cmd, true)
 	if err != nil {
 		return monitor.Exit{}, err
 	}
 	aboutContainer(ctx, c)
-	started, console, err := s.opts.Processes.Exec(ctx, monitor.ExecRequest{ContainerID: c.id, Process: process})
+	started, console, err := s.monitor.Exec(ctx, monitor.ExecRequest{ContainerID: c.id, Process: process})
 	if err != nil {
 		return monitor.Exit{}, err
 	}

@@ -14,7 +14,7 @@ import (
 // PortForward connects the stream to a TCP port on the loopback interface of a
 // ready sandbox, 127.0.0.1 first and ::1 then, until either side ends it. A pod
 // on the node's network has the node's loopback interface.
-func (s *Service) PortForward(ctx context.Context, sandboxID string, port int32, stream io.ReadWriteCloser) error {
+func (s *sessions) PortForward(ctx context.Context, sandboxID string, port int32, stream io.ReadWriteCloser) error {
 	sb, err := s.sandboxes.find(sandboxID)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func forward(ctx context.Context, conn net.Conn, stream io.ReadWriter) error {
 
 // ResolveSandbox returns the whole ID of a sandbox that ports can be forwarded
 // to now: ErrNotFound or ErrFailedPrecondition otherwise.
-func (s *Service) ResolveSandbox(_ context.Context, id string) (string, error) {
+func (s *sessions) ResolveSandbox(_ context.Context, id string) (string, error) {
 	sb, err := s.sandboxes.find(id)
 	if err != nil {
 		return "", err
@@ -85,7 +85,7 @@ func (s *Service) ResolveSandbox(_ context.Context, id string) (string, error) {
 
 // ResolveContainer returns the whole ID of a container that takes streams now:
 // ErrNotFound or ErrFailedPrecondition otherwise.
-func (s *Service) ResolveContainer(_ context.Context, id string) (string, error) {
+func (s *sessions) ResolveContainer(_ context.Context, id string) (string, error) {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return "", err

@@ -137,8 +137,6 @@ type Service struct {
 	sandboxRecords   *record.Store[record.Sandbox]
 	containerRecords *record.Store[record.Container]
 	specs            *record.Store[specs.Spec]
-	// processes reads the part of specs that an exec needs; it writes nothing.
-	processes *record.Store[processSpec]
 
 	runs    join.Group[sandboxKey, string]
 	creates join.Group[containerKey, string]
@@ -150,6 +148,7 @@ type Service struct {
 
 	events events.Hub
 	*meter
+	*sessions
 
 	// background are the operations that nobody waits for.
 	background sync.WaitGroup
@@ -206,8 +205,12 @@ func New(opts Options) (*Service, error) {
 	if s.specs, err = record.Open[specs.Spec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
 		return nil, err
 	}
-	if s.processes, err = record.Open[processSpec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
+	processes, err := record.Open[processSpec](filepath.Join(opts.Root, "specs"), s.log)
+	if err != nil {
 		return nil, err
+	}
+	s.sessions = &sessions{
+		sandboxes: s.sandboxes, containers: s.containers, monitor: opts.Processes, processes: processes, log: s.log,
 	}
 	for dir, mode := range map[string]os.FileMode{
 		s.sandboxesDir(): 0o700,
