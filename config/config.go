@@ -124,6 +124,7 @@ type Runtime struct {
 	UnsetSeccompProfile string            `yaml:"unsetSeccompProfile"`
 	CdiSpecDirs         []string          `yaml:"cdiSpecDirs"`
 	ApparmorProfile     string            `yaml:"apparmorProfile"`
+	SelinuxLabels       bool              `yaml:"selinuxLabels"`
 	RdtConfigFile       string            `yaml:"rdtConfigFile"`
 	BlockioConfigFile   string            `yaml:"blockioConfigFile"`
 }

@@ -90,7 +90,7 @@ func TestArtifactsDoNotRun(t *testing.T) {
 	if _, _, err := s.Image(bg, id); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "application/vnd.test.model") {
 		t.Errorf("as the image of a container: %v", err)
 	}
-	if err := s.MountRootfs(bg, "c1", id, t.TempDir(), ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if err := s.MountRootfs(bg, "c1", id, t.TempDir(), "", ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("as a root file system: %v", err)
 	}
 }

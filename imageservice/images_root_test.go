@@ -229,7 +229,7 @@ func TestRemoveWhileInUse(t *testing.T) {
 	if err := s.UnmountRootfs(context.Background(), "c1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MountRootfs(context.Background(), "c1", id, root, ""); err != nil {
+	if err := s.MountRootfs(context.Background(), "c1", id, root, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveRootfs(context.Background(), "c1"); err != nil {

@@ -46,7 +46,7 @@ func beVictim(root string, images []string) {
 			id, err := pullImage(s, name)
 			if err == nil {
 				container := fmt.Sprint("c", i)
-				err = s.MountRootfs(bg, container, id, filepath.Join(root, "mnt", container), "")
+				err = s.MountRootfs(bg, container, id, filepath.Join(root, "mnt", container), "", "")
 				if err == nil && n%2 == 0 {
 					err = s.RemoveRootfs(bg, container)
 				}
@@ -142,7 +142,7 @@ func checkAfterKill(t *testing.T, s *Service, base string, names []string) {
 			if status(t, s, id) == nil {
 				continue
 			}
-			if err := s.MountRootfs(context.Background(), container, id, target, ""); err != nil {
+			if err := s.MountRootfs(context.Background(), container, id, target, "", ""); err != nil {
 				t.Error(err)
 				continue
 			}

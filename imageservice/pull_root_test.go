@@ -578,7 +578,7 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 	}
-	if err := s.MountRootfs(bg, "c1", fits, filepath.Join(t.TempDir(), "m"), ""); !errors.Is(err, errdefs.ErrResourceExhausted) {
+	if err := s.MountRootfs(bg, "c1", fits, filepath.Join(t.TempDir(), "m"), "", ""); !errors.Is(err, errdefs.ErrResourceExhausted) {
 		t.Errorf("mount on a full disk: %v", err)
 	}
 	if err := s.RemoveImage(bg, &runtimeapi.ImageSpec{Image: fits}); err != nil {

@@ -25,19 +25,19 @@ const mountpointMode = 0o711
 // image. What containers write does not outlive the machine's going down: asked
 // for such a one, the error is errdefs.ErrFailedPrecondition.
 //
-// With userns, the path of a user namespace, the files of the image belong to the
+// All files show the SELinux label, unless it is empty. With userns, the path of a user namespace, the files of the image belong to the
 // IDs of that namespace. Nothing is copied or changed for it: the layers are
 // mounted ID-mapped, and the writable layer is the namespace's from the start.
-func (s *Service) MountRootfs(_ context.Context, containerID, imageID, mountpoint, userns string) error {
+func (s *Service) MountRootfs(_ context.Context, containerID, imageID, mountpoint, label, userns string) error {
 	defer s.rootfs.lock(containerID)()
-	err := s.mountRootfs(containerID, imageID, mountpoint, userns)
+	err := s.mountRootfs(containerID, imageID, mountpoint, label, userns)
 	if err != nil {
 		return fmt.Errorf("mount root file system of container %s: %w", containerID, err)
 	}
 	return nil
 }
 
-func (s *Service) mountRootfs(containerID, imageID, mountpoint, userns string) error {
+func (s *Service) mountRootfs(containerID, imageID, mountpoint, label, userns string) error {
 	if !filepath.IsAbs(mountpoint) {
 		return fmt.Errorf("mountpoint %q is not an absolute path: %w", mountpoint, errdefs.ErrInvalidArgument)
 	}
@@ -50,7 +50,7 @@ func (s *Service) mountRootfs(containerID, imageID, mountpoint, userns string) e
 			return err
 		}
 	}
-	if err := s.makeRootfs(rec, mountpoint, userns); err != nil {
+	if err := s.makeRootfs(rec, mountpoint, label, userns); err != nil {
 		if created {
 			err = errors.Join(err, overlay.Unmount(mountpoint), s.store.RemoveRootfs(containerID))
 		}
@@ -88,7 +88,7 @@ func (s *Service) rootfsRecord(containerID, imageID, mountpoint string) (store.R
 }
 
 // makeRootfs makes the directories and mounts.
-func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, userns string) error {
+func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, label, userns string) error {
 	upper, work := s.store.Upper(rec.ContainerID), s.store.Work(rec.ContainerID)
 	layers, err := s.visible(rec.Layers)
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *Service) makeRootfs(rec store.Rootfs, mountpoint, userns string) error 
 	if err := failpoint.Hit("rootfs/mount"); err != nil {
 		return err
 	}
-	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Target: mountpoint, UserNS: userns}.Do()
+	return overlay.Mount{Lower: lower, Upper: upper, Work: work, Label: label, Target: mountpoint, UserNS: userns}.Do()
 }
 
 // visible are the layers from the topmost one that hides all below it.

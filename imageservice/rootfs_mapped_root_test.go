@@ -50,7 +50,7 @@ func TestRootfsOfAUserNamespace(t *testing.T) {
 	id := mustPull(t, s, push(t, r, "mapped", "1", imagetest.New(base, top)))
 	plain := mount(t, s, "c1", id)
 	root := filepath.Join(t.TempDir(), "mapped")
-	if err := s.MountRootfs(bg, "c2", id, root, userNamespace(t)); err != nil {
+	if err := s.MountRootfs(bg, "c2", id, root, "", userNamespace(t)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -86,7 +86,7 @@ func TestEmptyRootfsOfAUserNamespace(t *testing.T) {
 	s, r := newService(t), newRegistry(t)
 	id := mustPull(t, s, push(t, r, "scratch", "1", imagetest.New()))
 	root := filepath.Join(t.TempDir(), "mapped")
-	if err := s.MountRootfs(bg, "c1", id, root, userNamespace(t)); err != nil {
+	if err := s.MountRootfs(bg, "c1", id, root, "", userNamespace(t)); err != nil {
 		t.Fatal(err)
 	}
 	if got := attributes(t, root); got != "755 200000:300000" {

@@ -132,7 +132,7 @@ func TestRootfsLife(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "written"), make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MountRootfs(bg, "c1", id, root, ""); err != nil {
+	if err := s.MountRootfs(bg, "c1", id, root, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := mountsAt(t, root); n != 1 {
@@ -159,7 +159,7 @@ func TestRootfsLife(t *testing.T) {
 	// What was written is kept, also at another mountpoint.
 	other := filepath.Join(t.TempDir(), "other")
 	t.Cleanup(func() { _ = overlay.Unmount(other) })
-	if err := s.MountRootfs(bg, "c1", id, other, ""); err != nil {
+	if err := s.MountRootfs(bg, "c1", id, other, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(filepath.Join(other, "written")); err != nil || st.Size() != 1<<20 {
@@ -214,7 +214,7 @@ func TestRootfsRefuses(t *testing.T) {
 		"container escapes":   {"../c", id, t.TempDir(), errdefs.ErrInvalidArgument},
 		"mountpoint is file":  {"c", id, file, nil},
 	} {
-		err := s.MountRootfs(bg, c.container, c.image, c.target, "")
+		err := s.MountRootfs(bg, c.container, c.image, c.target, "", "")
 		if err == nil || c.kind != nil && !errors.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -239,7 +239,7 @@ func TestRestartWithMountedRootfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	if err := again.MountRootfs(bg, "c1", id, root, ""); err != nil || mountsAt(t, root) != 1 {
+	if err := again.MountRootfs(bg, "c1", id, root, "", ""); err != nil || mountsAt(t, root) != 1 {
 		t.Errorf("%d mounts, %v", mountsAt(t, root), err)
 	}
 	if err := again.RemoveRootfs(bg, "c1"); err != nil || mountsAt(t, root) != 0 {

@@ -80,7 +80,7 @@ func mount(t *testing.T, s *Service, container, image string) string {
 			t.Error(err)
 		}
 	})
-	if err := s.MountRootfs(context.Background(), container, image, target, ""); err != nil {
+	if err := s.MountRootfs(context.Background(), container, image, target, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	return target

@@ -84,7 +84,11 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err != nil {
 		return "", err
 	}
+	if err := s.labelContainer(rec, sb, config); err != nil {
+		return "", err
+	}
 	if err := s.containerRecords.Put(rec.ID, rec); err != nil {
+		s.opts.Labels.Release(rec.ID)
 		return "", err
 	}
 	var u undo.Stack
@@ -94,7 +98,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		}
 		undone := u.Run(ctx, s.log.With("container", rec.ID))
 		if undone == nil {
-			undone = s.containerRecords.Delete(rec.ID)
+			undone = s.deleteContainerRecord(rec.ID)
 		}
 		if undone != nil {
 			s.leave(leftover{id: rec.ID, purge: s.purgeContainer})
@@ -104,7 +108,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		return "", err
 	}
 	building, built := operation.Stage(ctx, stageCreate)
-	volumes, err := s.makeVolumes(building, sb, rec.ID, config, image)
+	volumes, err := s.makeVolumes(building, sb, rec, config, image)
 	if err != nil {
 		built(err)
 		return "", err
@@ -115,6 +119,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		return "", err
 	}
 	if err := errors.Join(s.injectDevices(ctx, ociSpec, config), s.confine(ctx, sb, config, ociSpec)); err != nil {
+		return "", err
+	}
+	if err := s.relabelVolumes(ctx, rec, config, ociSpec); err != nil {
 		return "", err
 	}
 	if err := makeLogParent(rec.LogPath); err != nil {
@@ -232,7 +239,7 @@ func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *re
 	if err := openTo(rootOf(sb.config), filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("make mount point of root file system: %w", err)
 	}
-	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, sb.userNamespace()); err != nil {
+	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, sb.userNamespace()); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
@@ -276,18 +283,20 @@ func (s *Service) buildSpec(ctx context.Context, sb *sandbox, rec *record.Contai
 		paths[specs.PIDNamespace] = path
 	}
 	ociSpec, resolved, err := s.opts.BuildSpec(ctx, spec.Input{
-		ID:          rec.ID,
-		Sandbox:     specSandboxConfig(sb),
-		Container:   config,
-		Image:       image,
-		Rootfs:      s.rootfsDir(rec.ID),
-		Namespaces:  paths,
-		PodFiles:    s.podFiles(sb),
-		ImageMounts: volumes.images,
-		Volumes:     volumes.own,
-		CgroupsPath: rec.CgroupPath,
-		Defaults:    handlerDefaults(s.opts.Defaults, handler),
-		Host:        s.opts.Host,
+		ID:           rec.ID,
+		Sandbox:      specSandboxConfig(sb),
+		Container:    config,
+		Image:        image,
+		Rootfs:       s.rootfsDir(rec.ID),
+		Namespaces:   paths,
+		PodFiles:     s.podFiles(sb),
+		ImageMounts:  volumes.images,
+		Volumes:      volumes.own,
+		CgroupsPath:  rec.CgroupPath,
+		ProcessLabel: rec.ProcessLabel,
+		FileLabel:    rec.FileLabel,
+		Defaults:     handlerDefaults(s.opts.Defaults, handler),
+		Host:         s.opts.Host,
 	})
 	if err == nil {
 		ociSpec.Version = handler.OCIVersion

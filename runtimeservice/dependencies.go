@@ -14,6 +14,7 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/handlers"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
+	"github.com/berth-cri/berth/runtimeservice/selinux"
 )
 
 // Images finds the image of a container.
@@ -33,9 +34,9 @@ type Images interface {
 // RootfsUsage are idempotent.
 type RootFilesystems interface {
 	// MountRootfs mounts one for the container and holds its layers until
-	// RemoveRootfs. With userns, the path of a user namespace, its files belong
-	// to the IDs of that one.
-	MountRootfs(ctx context.Context, containerID, imageID, mountpoint, userns string) error
+	// RemoveRootfs. All files show the SELinux label unless it is empty. With userns,
+	// the path of a user namespace, they belong to the IDs of that one.
+	MountRootfs(ctx context.Context, containerID, imageID, mountpoint, label, userns string) error
 	// ProbeUserNamespaces says what is missing for root file systems of the user
 	// namespace at that path.
 	ProbeUserNamespaces(userns string) error
@@ -73,6 +74,22 @@ type Devices interface {
 type AppArmor interface {
 	// Require fails unless a profile of that name is loaded: ErrNotFound.
 	Require(ctx context.Context, profile string) error
+}
+
+// Labels gives pods and containers their SELinux labels, and holds the level of each
+// until Release: package selinux.
+type Labels interface {
+	// Pod and Container choose labels; those of a container are its pod's but for
+	// what it asks for.
+	Pod(id string, asked *runtimeapi.SELinuxOption) (selinux.Labels, error)
+	Container(id string, pod selinux.Labels, asked *runtimeapi.SELinuxOption) (selinux.Labels, error)
+	// Hold says what a pod or container of the last run has.
+	Hold(id string, labels selinux.Labels)
+	// Release is idempotent.
+	Release(id string)
+	// Relabel labels the files of a volume, a path without links; InvalidArgument for
+	// what is no volume.
+	Relabel(ctx context.Context, path, label string) error
 }
 
 // Classes are those of cache, memory bandwidth and block I/O that the node has.

@@ -73,6 +73,7 @@ type node struct {
 	namespaces *fakeNamespaces
 	mounts     *fakeMounts
 	plugins    Plugins
+	labels     Labels
 	build      func(context.Context, spec.Input) (*specs.Spec, *spec.Resolved, error)
 }
 
@@ -130,7 +131,7 @@ func (n *node) open() *Service {
 	n.t.Helper()
 	s, err := New(Options{
 		Root: n.root, State: n.state,
-		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Plugins: n.plugins, Processes: n.monitor,
+		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Plugins: n.plugins, Labels: n.labels, Processes: n.monitor,
 		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
 		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
 		CgroupRoot: n.root, Logger: n.log,
@@ -402,7 +403,8 @@ type fakeRootfs struct {
 	mu      sync.Mutex
 	mounted map[string]string
 	kept    map[string]bool
-	userns  string // of the last mount
+	// label and userns are those of the last mount.
+	label, userns string
 	// noUserNamespaces is why there are none.
 	noUserNamespaces error
 }
@@ -419,9 +421,9 @@ func (r *fakeRootfs) count() int {
 	return len(r.kept) + len(r.mounted)
 }
 
-func (r *fakeRootfs) MountRootfs(ctx context.Context, id, image, at, userns string) error {
+func (r *fakeRootfs) MountRootfs(ctx context.Context, id, image, at, label, userns string) error {
 	r.mu.Lock()
-	r.mounted[id], r.kept[id], r.userns = at, true, userns
+	r.mounted[id], r.kept[id], r.label, r.userns = at, true, label, userns
 	r.mu.Unlock()
 	return r.at(ctx, "mount", id)
 }
@@ -561,7 +563,8 @@ type fakeMounts struct {
 	*faults
 	mu      sync.Mutex
 	mounted map[string]bool
-	owner   podfiles.Owner // of the last
+	owner   podfiles.Owner // of the last, as is label
+	label   string
 }
 
 func (f *fakeMounts) reboot() {
@@ -576,9 +579,9 @@ func (f *fakeMounts) count() int {
 	return len(f.mounted)
 }
 
-func (f *fakeMounts) MountTmpfs(path string, owner podfiles.Owner) error {
+func (f *fakeMounts) MountTmpfs(path string, owner podfiles.Owner, label string) error {
 	f.mu.Lock()
-	f.mounted[path], f.owner = true, owner
+	f.mounted[path], f.owner, f.label = true, owner, label
 	f.mu.Unlock()
 	return f.at(context.Background(), "shm", path)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/selinux"
 )
 
 // Start takes up what the last run of the daemon left: it reads the records,
@@ -83,6 +84,7 @@ func withCause(ctx context.Context, err error) error {
 // to Run.
 func (s *Service) takeUpSandboxes(recs map[string]*record.Sandbox) error {
 	for id, rec := range recs {
+		s.opts.Labels.Hold(id, selinux.Labels{Process: rec.ProcessLabel, File: rec.FileLabel})
 		sb, err := sandboxFromRecord(rec, s.sandboxRecords)
 		if err != nil || rec.State == record.Creating || rec.ID != id {
 			if err != nil {
@@ -161,6 +163,7 @@ func (s *Service) sandboxLoss(rec *record.Sandbox) string {
 // yet.
 func (s *Service) takeUpContainers(recs map[string]*record.Container) error {
 	for id, rec := range recs {
+		s.opts.Labels.Hold(id, selinux.Labels{Process: rec.ProcessLabel, File: rec.FileLabel})
 		sb, ok := s.sandboxes.get(rec.SandboxID)
 		if !ok || rec.State == record.Creating || rec.ID != id {
 			s.leave(leftover{id: id, purge: s.purgeContainer})

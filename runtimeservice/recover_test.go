@@ -243,7 +243,7 @@ func TestOrphansAreRemoved(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(n.state, "containers", mounted, "rootfs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.rootfs.MountRootfs(t.Context(), written, testImage, "", ""); err != nil {
+	if err := n.rootfs.MountRootfs(t.Context(), written, testImage, "", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	n.monitor.run(process)

@@ -89,7 +89,7 @@ func (s *Service) purgeContainer(ctx context.Context, id string) error {
 	if err := s.specs.Delete(id); err != nil {
 		return err
 	}
-	return s.containerRecords.Delete(id)
+	return s.deleteContainerRecord(id)
 }
 
 // purgeSandbox does the same for a sandbox that is not in the table.
@@ -102,5 +102,5 @@ func (s *Service) purgeSandbox(ctx context.Context, id string) error {
 	if err := s.removeSandboxDir(ctx, id); err != nil {
 		return err
 	}
-	return s.sandboxRecords.Delete(id)
+	return s.deleteSandboxRecord(id)
 }

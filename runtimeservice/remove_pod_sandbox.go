@@ -36,7 +36,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 		return err
 	}
 	s.opts.Network.Release(ctx, sb.id)
-	if err := s.sandboxRecords.Delete(sb.id); err != nil {
+	if err := s.deleteSandboxRecord(sb.id); err != nil {
 		return err
 	}
 	turn := s.pluginTurn()

@@ -102,9 +102,13 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 		NetworkAttached: config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE,
 		PodInit:         sharesPID(config),
 	}
+	if err := s.labelSandbox(rec, config); err != nil {
+		return "", err
+	}
 	sb := newSandbox(rec, config, s.sandboxRecords)
 	aboutSandbox(ctx, sb)
 	if err := s.sandboxRecords.Put(sb.id, rec); err != nil {
+		s.opts.Labels.Release(sb.id)
 		return "", err
 	}
 	var u undo.Stack
@@ -114,7 +118,7 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 		}
 		undone := u.Run(ctx, s.log.With("sandbox", sb.id))
 		if undone == nil {
-			undone = s.sandboxRecords.Delete(sb.id)
+			undone = s.deleteSandboxRecord(sb.id)
 		}
 		if undone != nil {
 			s.leave(leftover{id: sb.id, purge: s.purgeSandbox})
@@ -224,6 +228,7 @@ func (s *Service) writePodFiles(_ context.Context, sb *sandbox, _ *undo.Stack) e
 		Hostname:   host,
 		Shm:        ipc != runtimeapi.NamespaceMode_NODE,
 		Owner:      rootOf(sb.config),
+		Label:      sb.rec.Load().FileLabel,
 	}, s.opts.Mounter)
 }
 

@@ -39,6 +39,7 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/join"
 	"github.com/berth-cri/berth/runtimeservice/podfiles"
 	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/selinux"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
@@ -83,7 +84,9 @@ type Options struct {
 	Devices Devices
 	// AppArmor and Classes may be nil in tests.
 	AppArmor AppArmor
-	Classes  Classes
+	// Labels may be nil: no container has an SELinux label then.
+	Labels  Labels
+	Classes Classes
 	// Handlers are the ways to run containers; nil is Berth's own runtime alone.
 	Handlers Handlers
 
@@ -169,6 +172,9 @@ func New(opts Options) (*Service, error) {
 	}
 	if opts.Handlers == nil {
 		opts.Handlers = handlers.New(handlers.Options{Builtin: BuiltinFeatures(), Logger: opts.Logger})
+	}
+	if opts.Labels == nil {
+		opts.Labels = selinux.Off()
 	}
 	if opts.Namespaces == nil {
 		opts.Namespaces = kernelNamespaces{}

@@ -24,6 +24,7 @@ const (
 	stagePull       = "pull"
 	stageImage      = "image"
 	stageMount      = "mount"
+	stageRelabel    = "relabel volumes"
 	stageCreate     = "create"
 	stageStart      = "start"
 )

@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"github.com/berth-cri/berth/runtimeservice/record"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
@@ -23,13 +24,13 @@ type containerVolumes struct {
 // makeVolumes mounts the images among the container's mounts and makes the volumes
 // that its own image declares. The root file system is mounted; what is made here
 // is removed with it.
-func (s *Service) makeVolumes(ctx context.Context, sb *sandbox, id string, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*containerVolumes, error) {
+func (s *Service) makeVolumes(ctx context.Context, sb *sandbox, rec *record.Container, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*containerVolumes, error) {
 	v := &containerVolumes{images: map[int]spec.ImageMount{}}
 	for i, m := range config.GetMounts() {
 		if m.GetImage().GetImage() == "" {
 			continue // package spec says what is wrong with one that is empty
 		}
-		mounted, err := s.mountImage(ctx, sb, id, m.GetImage())
+		mounted, err := s.mountImage(ctx, sb, rec, m.GetImage())
 		if err != nil {
 			return nil, fmt.Errorf("%w: config.mounts[%s].image.image: %w", crierrors.ErrImageVolumeMountFailed, strconv.Itoa(i), err)
 		}
@@ -39,11 +40,16 @@ func (s *Service) makeVolumes(ctx context.Context, sb *sandbox, id string, confi
 	if err != nil || len(paths) == 0 {
 		return v, err
 	}
-	dirs, err := s.opts.Volumes.MakeVolumes(ctx, id, paths)
+	dirs, err := s.opts.Volumes.MakeVolumes(ctx, rec.ID, paths)
 	if err != nil {
 		return nil, fmt.Errorf("make the volumes that the image declares: %w", err)
 	}
 	for i, p := range paths {
+		if rec.FileLabel != "" {
+			if err := s.opts.Labels.Relabel(ctx, dirs[i], rec.FileLabel); err != nil {
+				return nil, fmt.Errorf("make the volumes that the image declares: %w", err)
+			}
+		}
 		v.own = append(v.own, spec.Volume{Source: dirs[i], Destination: p})
 	}
 	return v, nil
@@ -51,7 +57,7 @@ func (s *Service) makeVolumes(ctx context.Context, sb *sandbox, id string, confi
 
 // mountImage mounts an image for the container. It is not pulled if it is not
 // there: that is the client's part.
-func (s *Service) mountImage(ctx context.Context, sb *sandbox, id string, asked *runtimeapi.ImageSpec) (spec.ImageMount, error) {
+func (s *Service) mountImage(ctx context.Context, sb *sandbox, rec *record.Container, asked *runtimeapi.ImageSpec) (spec.ImageMount, error) {
 	image := asked.GetImage()
 	if err := s.admit(ctx, sb, image, asked); err != nil {
 		return spec.ImageMount{}, err
@@ -60,7 +66,7 @@ func (s *Service) mountImage(ctx context.Context, sb *sandbox, id string, asked 
 	if err != nil {
 		return spec.ImageMount{}, err
 	}
-	root, err := s.opts.Volumes.MountImage(ctx, id, cmp.Or(resp.GetImage().GetId(), image), "", sb.userNamespace())
+	root, err := s.opts.Volumes.MountImage(ctx, rec.ID, cmp.Or(resp.GetImage().GetId(), image), rec.FileLabel, sb.userNamespace())
 	if err != nil {
 		return spec.ImageMount{}, err
 	}

@@ -7,8 +7,21 @@ import (
 	"github.com/berth-cri/berth/config"
 	"github.com/berth-cri/berth/runtimeservice"
 	"github.com/berth-cri/berth/runtimeservice/apparmor"
+	"github.com/berth-cri/berth/runtimeservice/selinux"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
+
+// newLabels gives containers SELinux labels, where the node has a policy for that.
+func newLabels(cfg config.Runtime, log *slog.Logger) (*selinux.Node, error) {
+	if !cfg.SelinuxLabels {
+		return selinux.Off(), nil
+	}
+	labels, err := selinux.New(selinux.Kernel{})
+	if err == nil && labels.Enabled() && !labels.KnowsContainers() {
+		log.Warn("containers have no SELinux labels: the policy has no contexts for them (lxc_contexts)")
+	}
+	return labels, err
+}
 
 // newAppArmor gives containers the configured default profile, on a node with
 // AppArmor. One that cannot be loaded is no reason not to serve: containers that

@@ -170,6 +170,10 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 	if err != nil {
 		return nil, err
 	}
+	labels, err := newLabels(cfg.Runtime, s.Logger)
+	if err != nil {
+		return nil, err
+	}
 	defaults := specDefaults(cfg.Runtime)
 	profiles := newAppArmor(context.Background(), cfg.Runtime, host, &defaults, s.Logger)
 	return runtimeservice.New(runtimeservice.Options{
@@ -180,6 +184,7 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 		Volumes:         images,
 		Devices:         devices,
 		AppArmor:        profiles,
+		Labels:          labels,
 		Classes:         defined,
 		Network:         networks,
 		Plugins:         plugins,

@@ -102,7 +102,9 @@ func TestUserNamespaceCapabilities(t *testing.T) {
 	p := runPod(t, userNamespace)
 	add := security(func(s securityContext) { s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"ALL"}} })
 	unconfined := security(func(s securityContext) { s.Seccomp = nil })
-	c := p.run(add, unconfined, func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.ReadonlyPaths = nil })
+	// The default profile denies all mounts.
+	unprofiled := appArmor(runtimeapi.SecurityProfile_Unconfined, "")
+	c := p.run(add, unconfined, unprofiled, func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.ReadonlyPaths = nil })
 	same(t, "an interface", c.sh("ip link set lo mtu 1400 && cat /sys/class/net/lo/mtu"), "1400")
 	same(t, "a mount", c.sh("mkdir /m && mount -t tmpfs x /m && echo mounted"), "mounted")
 	same(t, "a device", c.sh("mknod /dev/mem2 c 1 1 2>/dev/null && echo made || echo refused"), "refused")

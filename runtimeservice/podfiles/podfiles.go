@@ -46,6 +46,8 @@ type Content struct {
 	Shm bool
 	// Owner is to whom it all belongs, the root of the pod's user namespace.
 	Owner Owner
+	// Label is the SELinux label of it all; "" leaves that to the kernel.
+	Label string
 }
 
 // Owner is a user and a group of the node.
@@ -56,7 +58,7 @@ type Owner struct {
 // Mounter mounts what a pod's directory needs. Tests without privileges give
 // their own.
 type Mounter interface {
-	MountTmpfs(path string, owner Owner) error
+	MountTmpfs(path string, owner Owner, label string) error
 	Unmount(path string) error
 }
 
@@ -75,6 +77,9 @@ func Write(dir string, content Content, mounter Mounter) error {
 		if err := giveTo(content.Owner, path); err != nil {
 			return fmt.Errorf("write the pod's %s: %w", filepath.Base(path), err)
 		}
+		if err := setLabel(path, content.Label); err != nil {
+			return fmt.Errorf("label the pod's %s: %w", filepath.Base(path), err)
+		}
 	}
 	if !content.Shm {
 		return nil
@@ -82,7 +87,7 @@ func Write(dir string, content Content, mounter Mounter) error {
 	if err := os.Mkdir(paths.Shm, 0o700); err != nil {
 		return fmt.Errorf("make the pod's shm directory: %w", err)
 	}
-	if err := mounter.MountTmpfs(paths.Shm, content.Owner); err != nil {
+	if err := mounter.MountTmpfs(paths.Shm, content.Owner, content.Label); err != nil {
 		return fmt.Errorf("mount the pod's shm: %w", err)
 	}
 	return nil
@@ -94,6 +99,18 @@ func giveTo(owner Owner, path string) error {
 		return nil
 	}
 	return os.Lchown(path, int(owner.UID), int(owner.GID))
+}
+
+// setLabel changes nothing without a label. A file system that keeps none shows them
+// all as the policy says, and is no error.
+func setLabel(path, label string) error {
+	if label == "" {
+		return nil
+	}
+	if err := unix.Lsetxattr(path, "security.selinux", []byte(label), 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	return nil
 }
 
 // Remove unmounts and removes what Write made, whole or in part, and dir itself
@@ -121,9 +138,13 @@ type Kernel struct{}
 
 var _ Mounter = Kernel{}
 
-// MountTmpfs mounts a pod's shm.
-func (Kernel) MountTmpfs(path string, owner Owner) error {
-	return unix.Mount("shm", path, "tmpfs", shmFlags, fmt.Sprintf(shmOptions, owner.UID, owner.GID))
+// MountTmpfs mounts a pod's shm; all in it shows the label, unless that is empty.
+func (Kernel) MountTmpfs(path string, owner Owner, label string) error {
+	options := fmt.Sprintf(shmOptions, owner.UID, owner.GID)
+	if label != "" {
+		options += `,context="` + label + `"` // its categories are separated by commas
+	}
+	return unix.Mount("shm", path, "tmpfs", shmFlags, options)
 }
 
 // Unmount takes everything off path; nothing mounted there is no error. A mount

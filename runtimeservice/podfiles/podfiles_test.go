@@ -13,7 +13,7 @@ type fakeMounter struct {
 	fail    error
 }
 
-func (m *fakeMounter) MountTmpfs(path string, _ Owner) error {
+func (m *fakeMounter) MountTmpfs(path string, _ Owner, _ string) error {
 	if m.fail != nil {
 		return m.fail
 	}

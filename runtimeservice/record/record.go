@@ -58,6 +58,10 @@ type Sandbox struct {
 	Resources []byte `json:"resources,omitzero"`
 	// CgroupParent is the cgroup under which the containers' cgroups are made.
 	CgroupParent string `json:"cgroupParent"`
+	// ProcessLabel and FileLabel are the pod's SELinux labels; its level is held as
+	// long as there is the record.
+	ProcessLabel string `json:"processLabel,omitempty"`
+	FileLabel    string `json:"fileLabel,omitempty"`
 	// Namespaces are the pinned namespaces by OCI name.
 	Namespaces map[string]string `json:"namespaces,omitempty"`
 	// PodInit is true where the pod has an init process, under the sandbox's ID.
@@ -112,6 +116,9 @@ type Container struct {
 	LogPath    string `json:"logPath,omitempty"`
 	CgroupPath string `json:"cgroupPath"`
 	StopSignal int    `json:"stopSignal,omitempty"`
+	// ProcessLabel and FileLabel are the container's SELinux labels.
+	ProcessLabel string `json:"processLabel,omitempty"`
+	FileLabel    string `json:"fileLabel,omitempty"`
 
 	Pid        int    `json:"pid,omitempty"`
 	StartedAt  int64  `json:"startedAt,omitempty"`

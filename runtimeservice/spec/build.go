@@ -17,9 +17,8 @@ const resourcesField = "config.linux.resources"
 //
 // Errors begin with the path of the field at fault and are InvalidArgument for a
 // malformed request, NotFound for a mount source, device or profile that is not
-// on the node, FailedPrecondition for what this node or pod cannot give, and
-// NotImplemented for fields that are refused. A look at a path of the node that
-// does not come back ends with ctx.
+// on the node, and FailedPrecondition for what this node or pod cannot give. A look
+// at a path of the node that does not come back ends with ctx.
 //
 // The result shares lists with the input and, for the default seccomp profile,
 // with other results: one who edits it replaces them.
@@ -65,10 +64,7 @@ func (in *Input) check() error {
 	case in.Sandbox == nil:
 		return invalid("sandbox_config", "missing")
 	}
-	if err := checkPrivileged(in); err != nil {
-		return err
-	}
-	return checkSELinux(in)
+	return checkPrivileged(in)
 }
 
 // buildProcess makes the container's first process and fills in what of it the
@@ -124,6 +120,7 @@ func buildProcess(in *Input, img *ocispec.ImageConfig, r *Resolved, note func(st
 		Rlimits:         limits,
 		NoNewPrivileges: sc.GetNoNewPrivs(),
 		ApparmorProfile: profile,
+		SelinuxLabel:    processLabel(in),
 		OOMScoreAdj:     &score,
 	}, nil
 }
@@ -169,6 +166,7 @@ func buildLinux(ctx context.Context, in *Input, caps *specs.LinuxCapabilities) (
 		Resources:         resources,
 		CgroupsPath:       in.CgroupsPath,
 		Seccomp:           filter,
+		MountLabel:        in.FileLabel,
 		RootfsPropagation: mounts.rootPropagation,
 		MaskedPaths:       masked,
 		ReadonlyPaths:     readonly,

@@ -100,11 +100,12 @@ func appArmorProfile(in *Input) (string, error) {
 	return in.Defaults.AppArmorProfile, nil
 }
 
-// checkSELinux refuses labels where they would have to be applied; where the
-// kernel does not enforce SELinux they mean nothing.
-func checkSELinux(in *Input) error {
-	if in.Host.SELinux && in.Container.GetLinux().GetSecurityContext().GetSelinuxOptions() != nil && !privileged(in.Container) {
-		return unsupported(securityContextField+".selinux_options", "SELinux labels are not implemented")
+// processLabel gives the SELinux label of the container's processes. A privileged one
+// has what the policy makes of a process that the daemon starts (spc_t, or
+// unconfined_t).
+func processLabel(in *Input) string {
+	if privileged(in.Container) {
+		return ""
 	}
-	return nil
+	return in.ProcessLabel
 }

@@ -61,8 +61,6 @@ func DetectHost() (*Host, error) {
 	enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	_, err = os.Stat("/sys/kernel/security/apparmor")
 	h.AppArmor = err == nil && bytes.HasPrefix(enabled, []byte("Y"))
-	_, err = os.Stat("/sys/fs/selinux/enforce")
-	h.SELinux = err == nil
 	return h, nil
 }
 

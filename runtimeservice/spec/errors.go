@@ -13,12 +13,6 @@ func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
 }
 
-// unsupported refuses a field that this version does not carry out, so that it
-// is never silently ignored.
-func unsupported(field, what string) error {
-	return fmt.Errorf("%s: %s: %w", field, what, errdefs.ErrNotImplemented)
-}
-
 // precondition is for what is wrong with the node or the pod, not the request.
 func precondition(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrFailedPrecondition)

@@ -25,8 +25,8 @@ type Host struct {
 	// ThermalPaths tell how hot the node's processors are, and by that what runs
 	// beside a container; they are hidden with DefaultMaskedPaths.
 	ThermalPaths []string
-	// AppArmor and SELinux are true where the kernel enforces them.
-	AppArmor, SELinux bool
+	// AppArmor is true where the kernel enforces it.
+	AppArmor bool
 
 	seccomp seccompCache
 }

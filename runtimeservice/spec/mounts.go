@@ -142,7 +142,8 @@ func bind(source, destination string, options ...string) specs.Mount {
 }
 
 // checkMount checks what a mount of the request says, without the file system.
-// selinux_relabel has no effect: containers run without a label of their own.
+// selinux_relabel is not looked at here: the files are labelled when it is known where
+// they are.
 func checkMount(field string, m *runtimeapi.Mount) error {
 	if err := checkMountOptions(field+".mount_options", m.GetMountOptions()); err != nil {
 		return err

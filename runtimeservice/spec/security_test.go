@@ -226,11 +226,25 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
-func TestSELinuxOff(t *testing.T) {
+// The labels are those that were chosen for the container, whatever the request says.
+func TestSELinuxLabels(t *testing.T) {
+	const process, file = "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"
 	in := testInput(t)
-	securityContext(&in).SelinuxOptions = &runtimeapi.SELinuxOption{Type: "container_t", Level: "s0:c1"}
+	securityContext(&in).SelinuxOptions = &runtimeapi.SELinuxOption{Type: "other_t", Level: "s0:c1"}
 	s, _ := mustBuild(t, in)
 	if s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "" {
 		t.Error("a label on a node without SELinux keeps the container from starting")
 	}
+	in.ProcessLabel, in.FileLabel = process, file
+	s, _ = mustBuild(t, in)
+	wantEqual(t, "label", s.Process.SelinuxLabel, process)
+	wantEqual(t, "label of mounts", s.Linux.MountLabel, file)
+	exec, err := ExecProcess(s, []string{"true"}, false)
+	must(t, err)
+	wantEqual(t, "label of an exec", exec.SelinuxLabel, process)
+	securityContext(&in).Privileged = true
+	in.Sandbox.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{Privileged: true}}
+	s, _ = mustBuild(t, in)
+	wantEqual(t, "label of a privileged container", s.Process.SelinuxLabel, "")
+	wantEqual(t, "label of its mounts", s.Linux.MountLabel, file)
 }

@@ -47,6 +47,8 @@ type Input struct {
 	Volumes []Volume
 	// CgroupsPath is the container's cgroup as CgroupsPath gives it.
 	CgroupsPath string
+	// ProcessLabel and FileLabel are the container's SELinux labels; "" for none.
+	ProcessLabel, FileLabel string
 	// Defaults are what the configuration says for that which a request leaves
 	// open.
 	Defaults Defaults

@@ -141,10 +141,6 @@ func TestBadRequests(t *testing.T) {
 		{sc + "seccomp_profile_path", errdefs.ErrInvalidArgument, func(in *Input) { securityContext(in).SeccompProfilePath = "nonsense" }},
 		//lint:ignore SA1019 clients still send it
 		{sc + "apparmor_profile", errdefs.ErrFailedPrecondition, func(in *Input) { securityContext(in).ApparmorProfile = "localhost/mine" }},
-		{sc + "selinux_options", errdefs.ErrNotImplemented, func(in *Input) {
-			in.Host.SELinux = true
-			securityContext(in).SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
-		}},
 		{sc + "namespace_options.network", errdefs.ErrInvalidArgument, func(in *Input) {
 			securityContext(in).NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
 		}},

@@ -1,0 +1,101 @@
+package runtimeservice
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/operation"
+	"github.com/berth-cri/berth/runtimeservice/record"
+	"github.com/berth-cri/berth/runtimeservice/selinux"
+)
+
+// labelSandbox writes the pod's SELinux labels to its record, and holds them until
+// deleteSandboxRecord.
+func (s *Service) labelSandbox(rec *record.Sandbox, config *runtimeapi.PodSandboxConfig) error {
+	labels, err := s.opts.Labels.Pod(rec.ID, config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	if err != nil {
+		return fmt.Errorf("config.linux.security_context: %w", err)
+	}
+	rec.ProcessLabel, rec.FileLabel = labels.Process, labels.File
+	return nil
+}
+
+// labelContainer does the same for a container.
+func (s *Service) labelContainer(rec *record.Container, sb *sandbox, config *runtimeapi.ContainerConfig) error {
+	pod := sb.rec.Load()
+	labels, err := s.opts.Labels.Container(rec.ID, selinux.Labels{Process: pod.ProcessLabel, File: pod.FileLabel},
+		config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	if err != nil {
+		return fmt.Errorf("config.linux.security_context: %w", err)
+	}
+	rec.ProcessLabel, rec.FileLabel = labels.Process, labels.File
+	return nil
+}
+
+// deleteSandboxRecord ends what is known of a sandbox that has nothing any more;
+// idempotent.
+func (s *Service) deleteSandboxRecord(id string) error {
+	if err := s.sandboxRecords.Delete(id); err != nil {
+		return err
+	}
+	s.opts.Labels.Release(id)
+	return nil
+}
+
+func (s *Service) deleteContainerRecord(id string) error {
+	if err := s.containerRecords.Delete(id); err != nil {
+		return err
+	}
+	s.opts.Labels.Release(id)
+	return nil
+}
+
+// relabelVolumes labels the files of those mounts that the request says so of, and
+// of no others: a path of the node that a pod has mounted need not be the pod's.
+func (s *Service) relabelVolumes(ctx context.Context, rec *record.Container, config *runtimeapi.ContainerConfig, ociSpec *specs.Spec) error {
+	if rec.FileLabel == "" {
+		return nil
+	}
+	for i, m := range config.GetMounts() {
+		if !m.GetSelinuxRelabel() {
+			continue
+		}
+		source := mountedAt(ociSpec, path.Clean(m.GetContainerPath()))
+		err := operation.Do(ctx, stageRelabel, func(ctx context.Context) error {
+			return abandonable(ctx, func() error { return s.opts.Labels.Relabel(ctx, source, rec.FileLabel) })
+		})
+		if err != nil {
+			return fmt.Errorf("config.mounts[%s].selinux_relabel: %w", strconv.Itoa(i), err)
+		}
+	}
+	return nil
+}
+
+// mountedAt is the source of the mount at a destination: resolved, as it will be
+// mounted.
+func mountedAt(ociSpec *specs.Spec, destination string) string {
+	for _, m := range ociSpec.Mounts {
+		if m.Destination == destination {
+			return m.Source
+		}
+	}
+	return ""
+}
+
+// abandonable waits for f no longer than ctx allows: a look at a dead network mount
+// can block for good.
+func abandonable(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
