@@ -1,6 +1,9 @@
 package selinux
 
-import "github.com/opencontainers/selinux/go-selinux"
+import (
+	"github.com/opencontainers/selinux/go-selinux"
+	"github.com/opencontainers/selinux/go-selinux/label"
+)
 
 // Kernel is the System of this machine.
 type Kernel struct{}
@@ -13,7 +16,10 @@ func (Kernel) Enabled() bool { return selinux.GetEnabled() }
 
 // Contexts reads the policy's lxc_contexts.
 func (Kernel) Contexts() (process, file string) {
-	process, file = selinux.ContainerLabels()
+	process, file, err := label.InitLabels(nil)
+	if err != nil {
+		return "", ""
+	}
 	// The library holds the level that it has put into it; levels are given here.
 	selinux.ReleaseLabel(process)
 	return process, file

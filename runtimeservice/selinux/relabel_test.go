@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const label = "system_u:object_r:container_file_t:s0:c1,c2"
+const containerLabel = "system_u:object_r:container_file_t:s0:c1,c2"
 
 func labelOf(t *testing.T, path string) string {
 	t.Helper()
@@ -55,20 +55,20 @@ func TestRelabel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := Relabel(t.Context(), dir, label); err != nil {
+		if err := Relabel(t.Context(), dir, containerLabel); err != nil {
 			t.Fatal(err)
 		}
 		for _, p := range []string{dir, file, deep, link, loop, dir + "/a/b", dir + "/fifo"} {
-			same(t, p, labelOf(t, p), label)
+			same(t, p, labelOf(t, p), containerLabel)
 		}
 		same(t, "what a link leads to", labelOf(t, outside), "")
 	}
-	if err := Relabel(t.Context(), file, label+"0"); err != nil {
+	if err := Relabel(t.Context(), file, containerLabel+"0"); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "a file alone", labelOf(t, file), label+"0")
-	same(t, "its directory", labelOf(t, dir), label)
-	if err := Relabel(t.Context(), loop+"/file", label); !errors.Is(err, unix.ELOOP) {
+	same(t, "a file alone", labelOf(t, file), containerLabel+"0")
+	same(t, "its directory", labelOf(t, dir), containerLabel)
+	if err := Relabel(t.Context(), loop+"/file", containerLabel); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("through a link: %v", err)
 	}
 }
@@ -84,10 +84,10 @@ func TestRelabelStaysOnTheVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir+"/mounted", unix.MNT_DETACH) })
-	if err := Relabel(t.Context(), dir, label); err != nil {
+	if err := Relabel(t.Context(), dir, containerLabel); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "the volume", labelOf(t, dir+"/first"), label)
+	same(t, "the volume", labelOf(t, dir+"/first"), containerLabel)
 	same(t, "what is mounted in it", labelOf(t, secret), "")
 	same(t, "where it is mounted", labelOf(t, other), "")
 }
@@ -97,7 +97,7 @@ func TestRelabelRefuses(t *testing.T) {
 		"/", "/etc", "/etc/hosts", "/etc/kubernetes/pki", "/usr/", "/usr/lib/x", "/proc/1", "/sys/fs/cgroup", "/dev/shm", "/var", "/home", "/tmp",
 		"/mnt", "/root", "/var/lib", "/var/lib/kubelet", "/var/lib/../..", "/var/lib/x/../../../etc/passwd", "relative", "",
 	} {
-		if err := Relabel(t.Context(), path, label); !errdefs.IsInvalidArgument(err) {
+		if err := Relabel(t.Context(), path, containerLabel); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
@@ -106,7 +106,7 @@ func TestRelabelRefuses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := Relabel(t.Context(), filepath.Join(volume(t), "missing"), label); !errors.Is(err, os.ErrNotExist) {
+	if err := Relabel(t.Context(), filepath.Join(volume(t), "missing"), containerLabel); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what is not there: %v", err)
 	}
 }
@@ -116,12 +116,12 @@ func TestRelabelIsBounded(t *testing.T) {
 	if err := os.MkdirAll(dir+strings.Repeat("/d", maxDepth+2), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Relabel(t.Context(), dir, label); !errdefs.IsResourceExhausted(err) {
+	if err := Relabel(t.Context(), dir, containerLabel); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("directories within each other: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Relabel(ctx, dir, label); !errors.Is(err, context.Canceled) {
+	if err := Relabel(ctx, dir, containerLabel); !errors.Is(err, context.Canceled) {
 		t.Errorf("after its end: %v", err)
 	}
 }
@@ -132,7 +132,7 @@ func TestRelabelWithoutLabels(t *testing.T) {
 		t.Fatalf("mount proc, as root: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	if err := Relabel(t.Context(), dir, label); err != nil {
+	if err := Relabel(t.Context(), dir, containerLabel); err != nil {
 		t.Errorf("a file system that keeps no labels: %v", err)
 	}
 }
