@@ -28,6 +28,9 @@ type Layer struct {
 	TarSize int64         `json:"tarSize"`  // bytes of the archive
 	Bytes   uint64        `json:"bytes"`    // allocated on disk
 	Inodes  uint64        `json:"inodes"`
+	// Inventory is the digest of the list of what the tree holds, "" until Sync has
+	// made one.
+	Inventory digest.Digest `json:"inventory,omitempty"`
 	// Implied are directories whose attributes are those of a layer below, "."
 	// is the root.
 	Implied []string `json:"implied,omitempty"`
@@ -94,7 +97,7 @@ func (l *Lease) Hold(id digest.Digest) (Layer, bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	e, ok := l.s.layers[id]
-	if !ok {
+	if !ok || e.missing {
 		return Layer{}, false
 	}
 	e.refs++
@@ -125,7 +128,7 @@ func (s *Store) unref(ids []digest.Digest) []digest.Digest {
 		}
 		if e.refs--; e.refs <= 0 {
 			delete(s.layers, id)
-			trash = append(trash, id)
+			trash = append(trash, id) // whatever is left of one that is missing
 		}
 	}
 	return trash
@@ -144,8 +147,12 @@ func (s *Store) dispose(ids []digest.Digest, trash ...string) error {
 	s.commit.Unlock()
 	failpoint.Pass("store/dispose")
 	for _, dir := range trash {
-		if dir != "" {
-			err = errors.Join(err, tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)))
+		if dir == "" {
+			continue
+		}
+		if rerr := tree.RemovePath(filepath.Dir(dir), filepath.Base(dir)); rerr != nil {
+			s.noteStuck(dir)
+			err = errors.Join(err, rerr)
 		}
 	}
 	if err != nil {
@@ -225,7 +232,11 @@ func (in *Ingest) Commit(rec Layer, lease *Lease) error {
 	failpoint.Pass("store/commit/renamed")
 	in.Diff.Close()
 	s.mu.Lock()
-	s.layers[rec.DiffID] = &layerEntry{rec: rec, refs: 1}
+	e := &layerEntry{rec: rec, refs: 1}
+	if lost, ok := s.layers[rec.DiffID]; ok {
+		e.refs += lost.refs // of those who waited for it to come back
+	}
+	s.layers[rec.DiffID] = e
 	lease.held = append(lease.held, rec.DiffID)
 	s.mu.Unlock()
 	return nil
@@ -238,6 +249,7 @@ func (in *Ingest) Abort() {
 		in.Diff.Close()
 	}
 	if err := tree.RemovePath(filepath.Dir(in.dir), filepath.Base(in.dir)); err != nil {
+		in.s.noteStuck(in.dir)
 		in.s.log.Warn("remove a partial layer", "path", in.dir, "error", err)
 	}
 }
@@ -248,7 +260,9 @@ func (s *Store) Layers() []Layer {
 	defer s.mu.RUnlock()
 	list := make([]Layer, 0, len(s.layers))
 	for _, e := range s.layers {
-		list = append(list, e.rec)
+		if !e.missing {
+			list = append(list, e.rec)
+		}
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].DiffID < list[j].DiffID })
 	return list
@@ -259,7 +273,7 @@ func (s *Store) Layer(id digest.Digest) (Layer, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	e, ok := s.layers[id]
-	if !ok {
+	if !ok || e.missing {
 		return Layer{}, fmt.Errorf("layer %s: %w", id, errdefs.ErrNotFound)
 	}
 	return e.rec, nil
@@ -271,6 +285,9 @@ func (s *Store) LayerUsage() tree.Usage {
 	defer s.mu.RUnlock()
 	var u tree.Usage
 	for _, e := range s.layers {
+		if e.missing {
+			continue
+		}
 		u.Bytes += e.rec.Bytes
 		u.Inodes += e.rec.Inodes
 	}

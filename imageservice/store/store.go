@@ -4,7 +4,8 @@
 // Below its root:
 //
 //	images/<config digest>/    record.json, config.json, manifest.json
-//	layers/<DiffID>/           layer.json, diff/, synced
+//	layers/<DiffID>/           layer.json, diff/, inventory, synced
+//	superseded/<n>/            layer/, users: damaged layers that running containers use
 //	rootfs/<container ID>/     rootfs.json, upper/, work/, volumes/
 //	volumes/<image ID>/        volume.json, top/, users/: images that are mounted as volumes
 //	partial/                   beginnings of blobs, for pulls to go on with
@@ -24,8 +25,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -57,11 +60,13 @@ type Store struct {
 	bootID string
 	log    *slog.Logger
 
-	leftovers []string // in ingest/ when the store was opened
-
 	// commit serialises changes of what is on disk below images/ and layers/, so
 	// that readers need not wait for a disk.
 	commit sync.Mutex
+
+	// trees is held while a layer's files are brought to the disk, and while one
+	// layer takes the place of another: before commit.
+	trees sync.Mutex
 
 	mu     sync.RWMutex // guards what follows; never held during I/O
 	images map[digest.Digest]*Image
@@ -77,6 +82,10 @@ type Store struct {
 	volumes map[digest.Digest]*volumeEntry
 	// blobs counts who refers to a blob, which need not be there: images and leases.
 	blobs map[digest.Digest]int
+	// superseded are layers that were replaced, by directory.
+	superseded map[string]*supersededLayer
+	// stuck is trash that could not be removed.
+	stuck map[string]bool
 
 	content *content.Store
 }
@@ -87,6 +96,9 @@ type layerEntry struct {
 	synced bool
 	// unsyncable is set when the kernel told of a lost write.
 	unsyncable bool
+	// missing is set when the layer was found to be damaged beyond use. Who refers
+	// to it still does, and has it when it comes back.
+	missing bool
 }
 
 type rootfsEntry struct {
@@ -117,8 +129,10 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 
 		unsyncedImages: map[digest.Digest]bool{},
 
-		volumes: map[digest.Digest]*volumeEntry{},
-		blobs:   map[digest.Digest]int{},
+		volumes:    map[digest.Digest]*volumeEntry{},
+		superseded: map[string]*supersededLayer{},
+		stuck:      map[string]bool{},
+		blobs:      map[digest.Digest]int{},
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
@@ -128,7 +142,7 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 	if s.content, err = content.Open(s.path(blobsDir), s.path(ingestDir), bootID, log); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadImages, s.dropUnreferenced, s.dropBlobs, s.findLeftovers} {
+	for _, load := range []func() error{s.loadLayers, s.loadRootfs, s.loadVolumes, s.loadSuperseded, s.loadImages, s.dropUnreferenced, s.dropBlobs, s.findLeftovers} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("open image store: %w", named(err))
 		}
@@ -142,7 +156,7 @@ func (s *Store) makeDirs() error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, ingestDir, partialDir, damagedDir, emptyDir} {
+	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, supersededDir, ingestDir, partialDir, damagedDir, emptyDir} {
 		path := filepath.Join(s.root, dir)
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
@@ -231,22 +245,38 @@ func (s *Store) setAside(path string, why error) error {
 	return os.Rename(path, target)
 }
 
-// Sweep frees the space of what an earlier process left in ingest/. What this one
-// makes there is not touched: pulls may run meanwhile.
+// Sweep frees the space of what an earlier process left in ingest/, and of what this
+// one could not remove. What this one makes there is not touched: pulls may run
+// meanwhile.
 func (s *Store) Sweep() error {
-	for _, name := range s.leftovers {
+	s.mu.RLock()
+	paths := slices.Sorted(maps.Keys(s.stuck))
+	s.mu.RUnlock()
+	var failed []error
+	for _, path := range paths {
 		failpoint.Pass("store/sweep")
-		if err := tree.RemovePath(s.path(ingestDir), name); err != nil {
-			return fmt.Errorf("remove leftovers: %w", err)
+		if err := tree.RemovePath(filepath.Dir(path), filepath.Base(path)); err != nil {
+			failed = append(failed, fmt.Errorf("remove leftovers: %w", err))
+			continue
 		}
+		s.mu.Lock()
+		delete(s.stuck, path)
+		s.mu.Unlock()
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// noteStuck leaves trash to a later Sweep.
+func (s *Store) noteStuck(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stuck[path] = true
 }
 
 func (s *Store) findLeftovers() error {
 	list, err := os.ReadDir(s.path(ingestDir))
 	for _, e := range list {
-		s.leftovers = append(s.leftovers, e.Name())
+		s.stuck[s.path(ingestDir, e.Name())] = true
 	}
 	return err
 }

@@ -22,7 +22,9 @@ const dropShare = 16
 // and marks the layers and blobs so. It returns how many layers it marked. Nothing else on the file
 // system is synced.
 //
-// The order makes the mark true: the layer's tree and record, then the directory
+// On the way each layer gets its inventory, while its files are in the page cache.
+//
+// The order makes the mark true: the layer's tree, inventory and record, then the directory
 // that has its name, then the mark, then the mark's name. An image's record comes
 // last: one whose layers were lost is forgotten at the next start.
 //
@@ -35,7 +37,7 @@ func (s *Store) Sync(ctx context.Context) (marked int, err error) {
 	defer func() { err = errors.Join(err, lease.Release()) }()
 	var failed []error
 	for _, l := range lease.holdUnsynced() {
-		err := s.syncLayer(ctx, l)
+		err := s.syncLayer(ctx, l.DiffID)
 		switch {
 		case ctx.Err() != nil:
 			return marked, ctx.Err()
@@ -56,7 +58,7 @@ func (l *Lease) holdUnsynced() []Layer {
 	defer l.s.mu.Unlock()
 	var pending []Layer
 	for id, e := range l.s.layers {
-		if !e.synced && !e.unsyncable {
+		if !e.synced && !e.unsyncable && !e.missing {
 			e.refs++
 			l.held = append(l.held, id)
 			pending = append(pending, e.rec)
@@ -65,8 +67,17 @@ func (l *Lease) holdUnsynced() []Layer {
 	return pending
 }
 
-func (s *Store) syncLayer(ctx context.Context, l Layer) error {
+func (s *Store) syncLayer(ctx context.Context, id digest.Digest) error {
+	s.trees.Lock()
+	defer s.trees.Unlock()
+	l, err := s.Layer(id)
+	if err != nil {
+		return nil // lost meanwhile
+	}
 	dir := s.path(layersDir, l.DiffID.Encoded())
+	if err := s.takeInventory(ctx, l); err != nil {
+		return err
+	}
 	if err := tree.Sync(ctx, dir, l.Bytes > memory()/dropShare); err != nil {
 		return err
 	}
