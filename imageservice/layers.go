@@ -31,6 +31,9 @@ type layerRequest struct {
 	lease  *store.Lease
 	// file says how a layer of an artifact is written; nil for an image's.
 	file *manifest.ArtifactLayer
+	// commit takes the layer that was unpacked, nil for its place in the store. Then
+	// the layer is fetched though the store has it.
+	commit func(*store.Ingest, store.Layer) error
 }
 
 // getLayer brings a layer into the store and the request's lease. Of several
@@ -81,7 +84,7 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 		return context.Cause(ctx)
 	}
 	// Another pull may have brought it just before this one's turn.
-	if _, ok := r.lease.Hold(r.diffID); ok {
+	if _, ok := r.lease.Hold(r.diffID); ok && r.commit == nil {
 		r.bar.share()
 		return nil
 	}
@@ -175,10 +178,14 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	}
 	failpoint.Pass("pull/layer/unpacked")
 	s.counters.layers.Add(1)
-	err = in.Commit(store.Layer{
+	commit := r.commit
+	if commit == nil {
+		commit = func(in *store.Ingest, rec store.Layer) error { return in.Commit(rec, r.lease) }
+	}
+	err = commit(in, store.Layer{
 		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
 		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
-	}, r.lease)
+	})
 	blob.end(err)
 	return nil, err
 }

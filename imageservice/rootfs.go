@@ -28,16 +28,16 @@ const mountpointMode = 0o711
 // All files show the SELinux label, unless it is empty. With userns, the path of a user namespace, the files of the image belong to the
 // IDs of that namespace. Nothing is copied or changed for it: the layers are
 // mounted ID-mapped, and the writable layer is the namespace's from the start.
-func (s *Service) MountRootfs(_ context.Context, containerID, imageID, mountpoint, label, userns string) error {
+func (s *Service) MountRootfs(ctx context.Context, containerID, imageID, mountpoint, label, userns string) error {
 	defer s.rootfs.lock(containerID)()
-	err := s.mountRootfs(containerID, imageID, mountpoint, label, userns)
+	err := s.mountRootfs(ctx, containerID, imageID, mountpoint, label, userns)
 	if err != nil {
 		return fmt.Errorf("mount root file system of container %s: %w", containerID, err)
 	}
 	return nil
 }
 
-func (s *Service) mountRootfs(containerID, imageID, mountpoint, label, userns string) error {
+func (s *Service) mountRootfs(ctx context.Context, containerID, imageID, mountpoint, label, userns string) error {
 	if !filepath.IsAbs(mountpoint) {
 		return fmt.Errorf("mountpoint %q is not an absolute path: %w", mountpoint, errdefs.ErrInvalidArgument)
 	}
@@ -50,7 +50,11 @@ func (s *Service) mountRootfs(containerID, imageID, mountpoint, label, userns st
 			return err
 		}
 	}
-	if err := s.makeRootfs(rec, mountpoint, label, userns); err != nil {
+	err = s.restoreLayers(ctx, rec.Layers)
+	if err == nil {
+		err = s.makeRootfs(rec, mountpoint, label, userns)
+	}
+	if err != nil {
 		if created {
 			err = errors.Join(err, overlay.Unmount(mountpoint), s.store.RemoveRootfs(containerID))
 		}

@@ -95,6 +95,7 @@ type Service struct {
 	pulls  map[string]*pull
 	layers map[digest.Digest]*layerFlight
 
+	checking  sync.Mutex // held by the one Check that runs
 	rootfs    keyedMutex // by container ID
 	volumes   keyedMutex // by image ID
 	admission *admission
@@ -104,7 +105,7 @@ type Service struct {
 // counters only grow.
 type counters struct {
 	pulls, pullErrors, blobs, blobBytes, layers atomic.Uint64
-	resumedBytes, unchanged                     atomic.Uint64
+	resumedBytes, unchanged, repaired           atomic.Uint64
 }
 
 // Counters are totals since New.
@@ -117,6 +118,7 @@ type Counters struct {
 
 	ResumedBytes uint64 // of layers, that an earlier transfer had brought
 	Unchanged    uint64 // pulls that found the image as the registry has it
+	Repaired     uint64 // damaged layers and images that were fetched again
 }
 
 // errStopped is why pulls end when the daemon does.
@@ -171,6 +173,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.syncLoop(ctx) })
 	wg.Go(func() { s.usageLoop(ctx) })
 	wg.Go(func() { s.expireLoop(ctx) })
+	wg.Go(func() { s.reconcileLoop(ctx) })
 	<-ctx.Done()
 	s.Close()
 	wg.Wait()
@@ -268,7 +271,7 @@ func (s *Service) Counters() Counters {
 	return Counters{
 		Pulls: c.pulls.Load(), PullErrors: c.pullErrors.Load(),
 		Blobs: c.blobs.Load(), BlobBytes: c.blobBytes.Load(), Layers: c.layers.Load(),
-		ResumedBytes: c.resumedBytes.Load(), Unchanged: c.unchanged.Load(),
+		ResumedBytes: c.resumedBytes.Load(), Unchanged: c.unchanged.Load(), Repaired: c.repaired.Load(),
 	}
 }
 

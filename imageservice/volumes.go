@@ -64,7 +64,7 @@ func newVolumeMount(label, userns string) (volumeMount, error) {
 // mount and the image's layers stay until RemoveRootfs of the container, whatever
 // happens to the image. It is idempotent. An image that is not there is
 // errdefs.ErrNotFound: nothing is pulled.
-func (s *Service) MountImage(_ context.Context, containerID, image, label, userns string) (string, error) {
+func (s *Service) MountImage(ctx context.Context, containerID, image, label, userns string) (string, error) {
 	img, err := s.lookup(image)
 	if err != nil {
 		return "", err
@@ -79,7 +79,10 @@ func (s *Service) MountImage(_ context.Context, containerID, image, label, usern
 	if err != nil {
 		return "", fmt.Errorf("mount image %s: %w", img.ID, err)
 	}
-	if err := s.mountVolume(rec, m, target); err != nil {
+	if err = s.restoreLayers(ctx, rec.Layers); err == nil {
+		err = s.mountVolume(rec, m, target)
+	}
+	if err != nil {
 		return "", errors.Join(fmt.Errorf("mount image %s: %w", img.ID, err), s.releaseVolume(img.ID, containerID))
 	}
 	return target, nil

@@ -100,13 +100,17 @@ func notDirectory(err error) error {
 	return errors.New("it is something else")
 }
 
-// Lose says that a layer cannot be used. What is left of it goes away, those who
-// refer to it keep their references, and Commit brings it back.
+// Lose takes note of a layer that is not Present. What is left of it goes away, those
+// who refer to it keep their references, and Commit brings it back. One that is present,
+// because somebody was quicker to repair it, stays.
 func (s *Store) Lose(id digest.Digest) error {
 	s.trees.Lock()
 	defer s.trees.Unlock()
 	s.commit.Lock()
 	defer s.commit.Unlock()
+	if !errors.Is(s.Present(id), ErrDamagedLayer) {
+		return nil
+	}
 	s.mu.Lock()
 	e, ok := s.layers[id]
 	if ok {
