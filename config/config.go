@@ -91,16 +91,17 @@ const (
 
 // Images is about pulling and unpacking.
 type Images struct {
-	CertsDirs      []string      `yaml:"certsDirs"`
-	ParallelLayers int           `yaml:"parallelLayers"`
-	StallTimeout   time.Duration `yaml:"stallTimeout"`
-	MinProgress    int64         `yaml:"minProgress"`
-	DockerConfig   string        `yaml:"dockerConfig"`
-	Inflate        string        `yaml:"inflate"`
-	KeepBlobs      bool          `yaml:"keepBlobs"`
-	Pinned         []string      `yaml:"pinned"`
-	Platform       string        `yaml:"platform"`
-	PolicyFile     string        `yaml:"policyFile"`
+	CertsDirs       []string      `yaml:"certsDirs"`
+	ParallelLayers  int           `yaml:"parallelLayers"`
+	BlobConnections int           `yaml:"blobConnections"`
+	StallTimeout    time.Duration `yaml:"stallTimeout"`
+	MinProgress     int64         `yaml:"minProgress"`
+	DockerConfig    string        `yaml:"dockerConfig"`
+	Inflate         string        `yaml:"inflate"`
+	KeepBlobs       bool          `yaml:"keepBlobs"`
+	Pinned          []string      `yaml:"pinned"`
+	Platform        string        `yaml:"platform"`
+	PolicyFile      string        `yaml:"policyFile"`
 }
 
 // Network is about CNI.

@@ -96,6 +96,7 @@ func (k *checker) identity(key, value, want string) {
 func (k *checker) images(c *Images) {
 	k.paths("images.certsDirs", c.CertsDirs)
 	k.between("images.parallelLayers", c.ParallelLayers, 1, 100)
+	k.between("images.blobConnections", c.BlobConnections, 1, 16)
 	k.atLeast("images.stallTimeout", c.StallTimeout, time.Second)
 	if c.MinProgress < 1 {
 		k.fail("images.minProgress", "%d is less than one byte", c.MinProgress)

@@ -147,7 +147,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	blob := s.openBlob(ctx, r, only)
 	stream, err := r.repo.Stream(ctx, registry.BlobSpec{
 		Digest: r.desc.Digest, Size: r.desc.Size, URLs: r.desc.URLs, Only: only,
-		Offset: blob.offset(),
+		Offset: blob.offset(), Spool: blob.spool(), Have: blob.ahead,
 		Progress: func(n int64) {
 			r.bar.fetched.Add(n)
 			s.counters.blobBytes.Add(uint64(n))
@@ -171,7 +171,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		in.Abort()
 		blob.end(err)
 		used = stream.Used()
-		if blob.resumed > 0 {
+		if blob.resumed > 0 || len(blob.ahead) > 0 {
 			used = append([]string{earlier}, used...)
 		}
 		return used, err

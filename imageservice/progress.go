@@ -29,7 +29,8 @@ type Pull struct {
 type LayerProgress struct {
 	Digest   string // of the blob
 	Size     int64  // bytes to fetch
-	Fetched  int64  // bytes fetched so far
+	Fetched  int64  // bytes that are there so far
+	Resumed  int64  // of these, what an earlier transfer has brought
 	Unpacked int64  // bytes of the tar stream unpacked so far
 	Done     bool
 	Shared   bool // was there already, or another pull has fetched it
@@ -64,6 +65,7 @@ type layerBar struct {
 	digest            string
 	size              int64
 	fetched, unpacked atomic.Int64
+	resumed           atomic.Int64
 	done, shared      atomic.Bool
 }
 
@@ -96,10 +98,17 @@ func (p *progress) snapshot() Pull {
 		snap.Layers = append(snap.Layers, LayerProgress{
 			Digest: b.digest, Size: b.size,
 			Fetched: b.fetched.Load(), Unpacked: b.unpacked.Load(),
-			Done: b.done.Load(), Shared: b.shared.Load(),
+			Resumed: b.resumed.Load(),
+			Done:    b.done.Load(), Shared: b.shared.Load(),
 		})
 	}
 	return snap
+}
+
+// resume counts what an earlier transfer has brought.
+func (b *layerBar) resume(n int64) {
+	b.fetched.Add(n)
+	b.resumed.Add(n)
 }
 
 func (b *layerBar) finish() { b.done.Store(true) }
@@ -112,5 +121,6 @@ func (b *layerBar) share() {
 // restart is for a layer that is fetched anew.
 func (b *layerBar) restart() {
 	b.fetched.Store(0)
+	b.resumed.Store(0)
 	b.unpacked.Store(0)
 }

@@ -240,6 +240,7 @@ func (p *pull) open(ctx context.Context) (*registry.Repository, error) {
 	repo, err := registry.Open(p.ref, registry.Options{
 		Hosts: list, Auth: auth,
 		StallTimeout: p.s.opts.StallTimeout, MinProgress: p.s.opts.MinProgress, Backoff: p.s.opts.RetryBackoff,
+		Connections: p.s.opts.BlobConnections, Split: func() { p.s.counters.split.Add(1) },
 		UserAgent: p.s.opts.UserAgent, Logger: p.s.log,
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ type blob struct {
 	resumed int64
 	before  io.Reader // nil when it is read
 	rest    *registry.Stream
+	ahead   []registry.Extent // what is there behind resumed
 }
 
 // openBlob finds what is there of the blob. To have nothing is no error: the blob
@@ -53,13 +54,27 @@ func (s *Service) openBlob(_ context.Context, r layerRequest, only string) *blob
 		}
 	}
 	b.partial = p
-	if b.resumed = p.Size(); b.resumed > 0 {
+	b.resumed = p.Size()
+	there := b.resumed
+	for _, span := range p.Ahead() {
+		b.ahead = append(b.ahead, registry.Extent{From: span.From, To: span.To})
+		there += span.To - span.From
+	}
+	if there > 0 {
 		b.before = p.Reader()
-		r.bar.fetched.Add(b.resumed)
-		s.counters.resumedBytes.Add(uint64(b.resumed))
-		s.log.Info("transfer goes on where an earlier one ended", "blob", r.desc.Digest, "offset", b.resumed)
+		r.bar.resume(there)
+		s.counters.resumedBytes.Add(uint64(there))
+		s.log.Info("transfer goes on where an earlier one ended", "blob", r.desc.Digest, "offset", b.resumed, "bytes", there)
 	}
 	return b
+}
+
+// spool is where parts may be put that come before their turn; nil for nowhere.
+func (b *blob) spool() registry.Spool {
+	if b.partial == nil {
+		return nil
+	}
+	return b.partial
 }
 
 // offset is where the network's part begins.
@@ -81,7 +96,11 @@ func (b *blob) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := b.rest.Read(p)
-	if n > 0 && b.partial != nil {
+	switch {
+	case n <= 0 || b.partial == nil:
+	case b.rest.Spooled():
+		b.partial.Advance(n)
+	default:
 		if _, werr := b.partial.Write(p[:n]); werr != nil {
 			// The layer itself may still fit: what is kept is a help, not a need.
 			b.s.log.Warn("a blob cannot be kept", "error", werr)
@@ -98,6 +117,9 @@ func (b *blob) Close() error { return b.rest.Close() }
 // end keeps the blob when it was verified, or for a later transfer what was fetched of
 // it; unless that is not wanted or wrong.
 func (b *blob) end(err error) {
+	if b.rest != nil {
+		b.rest.Leave()
+	}
 	switch {
 	case err == nil && b.partial != nil && !b.s.opts.DiscardBlobs && b.partial.Size() == b.size:
 		if err := b.partial.Store(b.lease); err != nil {

@@ -49,6 +49,8 @@ type Options struct {
 	// ParallelLayers bounds how many layers of one image are fetched and
 	// unpacked at the same time.
 	ParallelLayers int
+	// BlobConnections bounds the connections that one large blob is fetched over.
+	BlobConnections int
 	// StallTimeout ends a transfer that stays below the minimum progress for
 	// this long.
 	StallTimeout time.Duration
@@ -105,7 +107,7 @@ type Service struct {
 // counters only grow.
 type counters struct {
 	pulls, pullErrors, blobs, blobBytes, layers atomic.Uint64
-	resumedBytes, unchanged, repaired           atomic.Uint64
+	resumedBytes, unchanged, repaired, split    atomic.Uint64
 }
 
 // Counters are totals since New.
@@ -119,6 +121,7 @@ type Counters struct {
 	ResumedBytes uint64 // of layers, that an earlier transfer had brought
 	Unchanged    uint64 // pulls that found the image as the registry has it
 	Repaired     uint64 // damaged layers and images that were fetched again
+	Split        uint64 // blobs that were fetched over several connections
 }
 
 // errStopped is why pulls end when the daemon does.
@@ -272,6 +275,7 @@ func (s *Service) Counters() Counters {
 		Pulls: c.pulls.Load(), PullErrors: c.pullErrors.Load(),
 		Blobs: c.blobs.Load(), BlobBytes: c.blobBytes.Load(), Layers: c.layers.Load(),
 		ResumedBytes: c.resumedBytes.Load(), Unchanged: c.unchanged.Load(), Repaired: c.repaired.Load(),
+		Split: c.split.Load(),
 	}
 }
 

@@ -87,7 +87,11 @@ func layerText(l berthapi.Layer) string {
 	}
 	filled := int(int64(barWidth) * min(l.Done, l.Total) / l.Total)
 	bar := strings.Repeat("=", filled) + strings.Repeat(" ", barWidth-filled)
-	return fmt.Sprintf("%s [%s] %s/%s", text, bar, output.Size(uint64(l.Done)), output.Size(uint64(l.Total)))
+	text = fmt.Sprintf("%s [%s] %s/%s", text, bar, output.Size(uint64(l.Done)), output.Size(uint64(l.Total)))
+	if l.Resumed > 0 {
+		text += fmt.Sprintf(", %s of it from before", output.Size(uint64(l.Resumed)))
+	}
+	return text
 }
 
 func (v *terminalView) idle(ctx context.Context) {

@@ -72,13 +72,13 @@ func TestProgressOnATerminal(t *testing.T) {
 		{Digest: "sha256:aaaa", State: berthapi.LayerExists},
 	}})
 	v.show(berthapi.Snapshot{Layers: []berthapi.Layer{
-		{Digest: layerDigest, State: berthapi.LayerUnpacking, Done: 2_000_000, Total: 2_000_000},
+		{Digest: layerDigest, State: berthapi.LayerUnpacking, Done: 2_000_000, Total: 2_000_000, Resumed: 500_000},
 		{Digest: "sha256:aaaa", State: berthapi.LayerExists},
 	}})
 	half, full := strings.Repeat("=", 15)+strings.Repeat(" ", 15), strings.Repeat("=", 30)
 	want(t, "terminal", b.String(),
 		"\r\x1b[K5555556789abc  downloading  ["+half+"] 1MB/2MB\n\r\x1b[Kaaaa  exists\n"+
-			"\x1b[1A\x1b[1A\r\x1b[K5555556789abc  unpacking    ["+full+"] 2MB/2MB\n\r\x1b[Kaaaa  exists\n")
+			"\x1b[1A\x1b[1A\r\x1b[K5555556789abc  unpacking    ["+full+"] 2MB/2MB, 500kB of it from before\n\r\x1b[Kaaaa  exists\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	b.Reset()

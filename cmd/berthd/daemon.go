@@ -44,6 +44,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	if err != nil {
 		return err
 	}
+	s.Registry.MustRegister(newImageMetrics(images))
 	networks := newNetworks(cfg, s)
 	processes := &processes{}
 	plugins := newPlugins(cfg.NRI, s)
@@ -106,20 +107,21 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 
 func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 	return imageservice.New(imageservice.Options{
-		Root:           cfg.Root,
-		State:          cfg.State,
-		CertsDirs:      cfg.Images.CertsDirs,
-		Platform:       platform(cfg.Images.Platform),
-		Pinned:         cfg.Images.Pinned,
-		ParallelLayers: cfg.Images.ParallelLayers,
-		StallTimeout:   cfg.Images.StallTimeout,
-		MinProgress:    cfg.Images.MinProgress,
-		DockerConfig:   cfg.Images.DockerConfig,
-		Inflate:        inflater(cfg.Images.Inflate),
-		PolicyFile:     cfg.Images.PolicyFile,
-		DiscardBlobs:   !cfg.Images.KeepBlobs,
-		UserAgent:      "berth/" + version,
-		Logger:         s.Logger,
+		Root:            cfg.Root,
+		State:           cfg.State,
+		CertsDirs:       cfg.Images.CertsDirs,
+		Platform:        platform(cfg.Images.Platform),
+		Pinned:          cfg.Images.Pinned,
+		ParallelLayers:  cfg.Images.ParallelLayers,
+		BlobConnections: cfg.Images.BlobConnections,
+		StallTimeout:    cfg.Images.StallTimeout,
+		MinProgress:     cfg.Images.MinProgress,
+		DockerConfig:    cfg.Images.DockerConfig,
+		Inflate:         inflater(cfg.Images.Inflate),
+		PolicyFile:      cfg.Images.PolicyFile,
+		DiscardBlobs:    !cfg.Images.KeepBlobs,
+		UserAgent:       "berth/" + version,
+		Logger:          s.Logger,
 	})
 }
 

@@ -35,7 +35,7 @@ func pulls(images *imageservice.Service) func() []berthapi.Snapshot {
 			snapshot := berthapi.Snapshot{Ref: p.Ref}
 			for _, l := range p.Layers {
 				snapshot.Layers = append(snapshot.Layers, berthapi.Layer{
-					Digest: l.Digest, Total: l.Size, Done: l.Fetched, State: layerState(l),
+					Digest: l.Digest, Total: l.Size, Done: l.Fetched, Resumed: l.Resumed, State: layerState(l),
 				})
 			}
 			snapshots = append(snapshots, snapshot)

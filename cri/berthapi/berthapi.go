@@ -30,10 +30,12 @@ const (
 // Layer is the progress of one layer. Total and Done count bytes of the
 // compressed blob; Total is 0 while it is unknown.
 type Layer struct {
-	Digest string     `json:"digest"`
-	Total  int64      `json:"total"`
-	Done   int64      `json:"done"`
-	State  LayerState `json:"state"`
+	Digest string `json:"digest"`
+	Total  int64  `json:"total"`
+	Done   int64  `json:"done"`
+	// Resumed is the part of Done that an earlier, broken transfer has brought.
+	Resumed int64      `json:"resumed,omitempty"`
+	State   LayerState `json:"state"`
 }
 
 // Snapshot is the whole progress of a pull at one instant: a reader may miss

@@ -27,7 +27,12 @@ type BlobSpec struct {
 	Only string
 	// Offset is where to begin: what is before is there.
 	Offset int64
-	// Progress, when not nil, is told the bytes as they arrive.
+	// Spool, when not nil, is where parts of a large blob may be put that arrive
+	// before their turn. Have is what is there already behind Offset, in order.
+	Spool Spool
+	Have  []Extent
+	// Progress, when not nil, is told the bytes as they arrive, by several
+	// goroutines.
 	Progress func(int64)
 }
 
@@ -42,17 +47,25 @@ type Stream struct {
 
 	sources []source
 	current int
-	used    []string // sources of which bytes came
 	body    io.ReadCloser
 	stop    context.CancelCauseFunc // of the current request
+	watch   watch                   // of the current body
 	offset  int64
 	mark    int64 // offset at the last failure
 	fails   int   // without progress, at the current source
 	stalls  int   // at the current source
 	ended   bool
 	failed  HostsError
-	waited  time.Duration // within the current window of the progress rule
-	arrived int64
+
+	have    []Extent // in the spool, behind offset
+	spooled bool     // the last Read was of the spool
+	ranges  *ranges  // nil while one connection does
+	whole   bool     // one connection must do
+	opened  time.Time
+	began   int64 // offset at which body begins
+
+	mu   sync.Mutex // guards used
+	used []string   // sources of which bytes came
 
 	closeOnce sync.Once
 }
@@ -61,7 +74,8 @@ type Stream struct {
 type source struct {
 	name string
 	said fmt.Stringer // how errors call it, if not by name
-	open func(ctx context.Context, offset int64) (*http.Response, error)
+	// open asks for the bytes from one offset up to, without, another.
+	open func(ctx context.Context, from, to int64) (*http.Response, error)
 }
 
 func (s source) String() string {
@@ -84,8 +98,8 @@ func (r *Repository) sources(spec BlobSpec) []source {
 	var list []source
 	for _, e := range r.endpoints {
 		if e.host.Pull {
-			list = append(list, source{name: e.host.String(), said: e, open: func(ctx context.Context, offset int64) (*http.Response, error) {
-				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(offset, spec.Size))
+			list = append(list, source{name: e.host.String(), said: e, open: func(ctx context.Context, from, to int64) (*http.Response, error) {
+				return e.get(ctx, "/blobs/"+spec.Digest.String(), rangeHeader(from, to, spec.Size))
 			}})
 		}
 	}
@@ -102,7 +116,8 @@ func (r *Repository) sources(spec BlobSpec) []source {
 
 // Stream prepares to read a blob; it connects at the first Read.
 func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error) {
-	s := &Stream{r: r, spec: spec, sources: r.sources(spec), offset: spec.Offset, mark: spec.Offset}
+	s := &Stream{r: r, spec: spec, sources: r.sources(spec), offset: spec.Offset, mark: spec.Offset, have: spec.Have}
+	s.whole = spec.Spool == nil || r.opts.Connections < 2
 	if len(s.sources) == 0 {
 		return nil, fmt.Errorf("get blob %s: no host may be asked: %w", spec.Digest, errdefs.ErrFailedPrecondition)
 	}
@@ -110,11 +125,11 @@ func (r *Repository) Stream(ctx context.Context, spec BlobSpec) (*Stream, error)
 	return s, nil
 }
 
-func rangeHeader(offset, size int64) http.Header {
-	if offset == 0 {
+func rangeHeader(from, to, size int64) http.Header {
+	if from == 0 && to == size {
 		return nil
 	}
-	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, size-1)}}
+	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", from, to-1)}}
 }
 
 // foreign is a source outside of the registry.
@@ -123,15 +138,15 @@ func (r *Repository) foreign(raw string, size int64) (source, error) {
 	if err != nil || u.Scheme != "https" || u.User != nil {
 		return source{}, fmt.Errorf("URL %q of a blob is not https: %w", raw, errdefs.ErrInvalidArgument)
 	}
-	return source{name: u.Scheme + "://" + u.Host, open: func(ctx context.Context, offset int64) (*http.Response, error) {
+	return source{name: u.Scheme + "://" + u.Host, open: func(ctx context.Context, from, to int64) (*http.Response, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, raw, nil)
 		if err != nil {
 			return nil, err
 		}
-		for k, v := range rangeHeader(offset, size) {
+		for k, v := range rangeHeader(from, to, size) {
 			req.Header[k] = v
 		}
-		client := http.Client{Transport: r.endpoints[len(r.endpoints)-1].other, CheckRedirect: checkRedirect}
+		client := http.Client{Transport: r.endpoints[len(r.endpoints)-1].elsewhere(ctx), CheckRedirect: checkRedirect}
 		resp, err := client.Do(req)
 		if err != nil {
 			return nil, requestError(err)
@@ -142,12 +157,26 @@ func (r *Repository) foreign(raw string, size int64) (source, error) {
 
 // Used lists the sources that bytes came from. It is for the time after the last
 // Read.
-func (s *Stream) Used() []string { return s.used }
+func (s *Stream) Used() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.used)
+}
+
+// Spooled tells whether what the last Read returned lies in the spool.
+func (s *Stream) Spooled() bool { return s.spooled }
 
 // Close ends the transfer, also a Read that waits. It is idempotent.
 func (s *Stream) Close() error {
 	s.closeOnce.Do(func() { s.cancel(io.ErrClosedPipe) })
 	return nil
+}
+
+// Leave ends the transfer and returns when nothing writes to the spool any more. It
+// is for who reads.
+func (s *Stream) Leave() {
+	s.Close()
+	s.join()
 }
 
 // Read implements io.Reader. The error is a HostsError when no source could
@@ -164,34 +193,19 @@ func (s *Stream) Read(p []byte) (int, error) {
 		if s.offset >= s.spec.Size && s.body != nil {
 			return s.probeEnd(p)
 		}
-		if s.spec.Offset > 0 && s.offset >= s.spec.Size {
-			// An earlier transfer had all of it.
+		if s.offset >= s.spec.Size && (s.spec.Offset > 0 || s.ranges != nil || s.spooled) {
+			// An earlier transfer had the end of it, or it was asked for by its
+			// bounds.
+			s.join()
 			s.ended = true
 			return 0, io.EOF
 		}
-		if s.body == nil {
-			if err := s.connect(); err != nil {
-				if err := s.failure(err); err != nil {
-					return 0, err
-				}
-				continue
-			}
+		if n := s.readSpool(p); n > 0 {
+			return n, nil
 		}
-		n, err := s.watchedRead(p)
-		s.arrivedFrom(n)
-		if s.spec.Progress != nil && n > 0 {
-			s.spec.Progress(int64(n))
-		}
-		if n > 0 {
-			return n, nil // an error comes again at the next Read
-		}
-		if err == io.EOF {
-			if s.offset == s.spec.Size {
-				return 0, io.EOF
-			}
-			err = fmt.Errorf("ended after %d of %d bytes: %w: %w", s.offset, s.spec.Size, io.ErrUnexpectedEOF, layer.ErrCorrupt)
-		} else if err != nil && !errors.Is(err, errStalled) {
-			err = requestError(err)
+		n, err := s.readBody(p)
+		if n > 0 || err == io.EOF {
+			return n, err
 		}
 		if err != nil {
 			if err := s.failure(err); err != nil {
@@ -201,11 +215,118 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 }
 
+// readBody reads from the one connection, which it makes when there is none. io.EOF
+// is the end of an empty blob.
+func (s *Stream) readBody(p []byte) (int, error) {
+	if s.body == nil {
+		if err := s.connect(); err != nil {
+			return 0, err
+		}
+	}
+	if len(s.have) > 0 {
+		p = p[:min(int64(len(p)), s.have[0].From-s.offset)]
+	}
+	n, err := s.watchedRead(p)
+	s.arrivedFrom(n)
+	if n > 0 {
+		s.split()
+		return n, nil // an error comes again at the next Read
+	}
+	if err == io.EOF && s.offset == s.spec.Size {
+		return 0, io.EOF
+	}
+	if err == io.EOF {
+		return 0, fmt.Errorf("ended after %d of %d bytes: %w: %w", s.offset, s.spec.Size, io.ErrUnexpectedEOF, layer.ErrCorrupt)
+	}
+	if err != nil && !errors.Is(err, errStalled) {
+		err = requestError(err)
+	}
+	return 0, err
+}
+
+// readSpool reads what is in the spool at the offset, or will be.
+func (s *Stream) readSpool(p []byte) int {
+	var n int
+	if s.ranges != nil {
+		var err error
+		if n, err = s.ranges.read(p, s.offset); err != nil {
+			// One connection may do better: with a host that does not like parts, or
+			// several requests at a time. It knows how to tell of errors, too.
+			s.join()
+			s.whole = true
+			s.r.opts.Logger.Debug("blob is fetched over one connection", "blob", s.spec.Digest, "offset", s.offset, "error", err)
+		}
+	}
+	if n == 0 && s.ranges == nil {
+		n = s.readKept(p)
+	}
+	s.offset += int64(n)
+	s.spooled = n > 0
+	return n
+}
+
+// readKept reads what the spool has kept for one connection.
+func (s *Stream) readKept(p []byte) int {
+	for len(s.have) > 0 && s.have[0].To <= s.offset {
+		s.have = s.have[1:]
+	}
+	if len(s.have) == 0 || s.have[0].From > s.offset {
+		return 0
+	}
+	s.drop()
+	n, err := s.spec.Spool.ReadAt(p[:min(int64(len(p)), s.have[0].To-s.offset)], s.offset)
+	if n == 0 && err != nil {
+		s.have = nil // it is fetched again
+	}
+	return n
+}
+
+// split goes over to several connections when one is what the reader waits for.
+func (s *Stream) split() {
+	left := s.spec.Size - s.offset
+	if s.whole || s.watch.total < s.r.splitAfter || left < s.r.splitFloor {
+		return
+	}
+	took := time.Since(s.opened)
+	if s.watch.total < took/2 || time.Duration(float64(left)/float64(s.offset-s.began)*float64(took)) < s.r.splitAfter {
+		return
+	}
+	s.r.opts.Logger.Debug("blob is fetched over several connections", "blob", s.spec.Digest, "offset", s.offset, "connections", s.r.opts.Connections)
+	s.drop()
+	s.r.opts.Split()
+	s.ranges = s.startRanges(s.ctx, s.offset)
+	s.have = nil
+}
+
+// join ends the several connections. What they have brought stays in the spool.
+func (s *Stream) join() {
+	if s.ranges != nil {
+		s.have = s.ranges.end(s.offset)
+		s.ranges = nil
+	}
+}
+
 // arrivedFrom counts n bytes of the current source.
 func (s *Stream) arrivedFrom(n int) {
+	if n <= 0 {
+		return
+	}
 	s.offset += int64(n)
-	name := s.sources[s.current].name
-	if n > 0 && (len(s.used) == 0 || s.used[len(s.used)-1] != name) {
+	s.use(s.sources[s.current].name)
+	s.progress(n)
+}
+
+func (s *Stream) progress(n int) {
+	if s.spec.Progress != nil {
+		s.spec.Progress(int64(n))
+	}
+}
+
+// use notes a source that bytes came from.
+func (s *Stream) use(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.used, name) {
 		s.used = append(s.used, name)
 	}
 }
@@ -231,7 +352,7 @@ func (s *Stream) probeEnd(p []byte) (int, error) {
 func (s *Stream) connect() error {
 	ctx, stop := context.WithCancelCause(s.ctx)
 	timer := time.AfterFunc(s.r.opts.StallTimeout, func() { stop(errStalled) })
-	resp, err := s.sources[s.current].open(ctx, s.offset)
+	resp, err := s.sources[s.current].open(ctx, s.offset, s.spec.Size)
 	timer.Stop()
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errStalled) {
@@ -245,29 +366,23 @@ func (s *Stream) connect() error {
 		return err
 	}
 	s.body, s.stop = resp.Body, stop
-	s.waited, s.arrived = 0, 0
-	want := s.spec.Size
+	s.watch = watch{limit: s.r.opts.StallTimeout, least: s.r.opts.MinProgress}
+	s.opened, s.began = time.Now(), s.offset
 	if resp.StatusCode == http.StatusPartialContent {
-		want -= s.offset
+		return checkRange(resp, s.offset, s.spec.Size, s.spec.Size)
 	}
-	if resp.ContentLength >= 0 && resp.ContentLength != want {
-		return fmt.Errorf("sends %d bytes where the manifest means %d: %w", resp.ContentLength, want, layer.ErrCorrupt)
+	if resp.ContentLength >= 0 && resp.ContentLength != s.spec.Size {
+		return fmt.Errorf("sends %d bytes where the manifest means %d: %w", resp.ContentLength, s.spec.Size, layer.ErrCorrupt)
+	}
+	if resp.Header.Get("Accept-Ranges") == "none" {
+		s.whole = true
 	}
 	if s.offset == 0 {
 		return nil
 	}
-	if resp.StatusCode == http.StatusPartialContent {
-		return s.checkRange(resp)
-	}
+	// It knows no ranges: nothing is won by leaving out what is there.
+	s.have, s.whole = nil, true
 	return s.skip(s.offset)
-}
-
-func (s *Stream) checkRange(resp *http.Response) error {
-	var from int64
-	if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-", &from); err != nil || from != s.offset {
-		return fmt.Errorf("asked for bytes from %d, got %q: %w", s.offset, resp.Header.Get("Content-Range"), layer.ErrCorrupt)
-	}
-	return nil
 }
 
 // skip reads over what an earlier connection has brought, at hosts that know no
@@ -284,29 +399,7 @@ func (s *Stream) skip(n int64) error {
 	return nil
 }
 
-// watchedRead keeps the rule of progress: within each StallTimeout spent waiting
-// for the network, at least MinProgress bytes. Time that our own side takes does
-// not count.
-func (s *Stream) watchedRead(p []byte) (int, error) {
-	limit := s.r.opts.StallTimeout
-	stop := s.stop
-	timer := time.AfterFunc(limit-s.waited, func() { stop(errStalled) })
-	start := time.Now()
-	n, err := s.body.Read(p)
-	stalled := !timer.Stop()
-	s.waited += time.Since(start)
-	s.arrived += int64(n)
-	switch {
-	case s.arrived >= s.r.opts.MinProgress:
-		s.waited, s.arrived = 0, 0
-		if stalled && err == nil {
-			err = io.ErrUnexpectedEOF // cancelled just when the bytes came
-		}
-	case stalled || s.waited >= limit:
-		return n, fmt.Errorf("%d bytes within %s: %w", s.arrived, limit, errStalled)
-	}
-	return n, err
-}
+func (s *Stream) watchedRead(p []byte) (int, error) { return s.watch.read(s.body, s.stop, p) }
 
 func (s *Stream) drop() {
 	if s.body != nil {

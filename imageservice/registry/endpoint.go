@@ -35,8 +35,8 @@ const (
 type endpoint struct {
 	host  hosts.Host
 	ref   reference.Reference
-	own   *http.Transport // to the host
-	other *http.Transport // to where it sends us
+	own   transports // to the host
+	other transports // to where it sends us
 	auth  authn.Authenticator
 	agent string
 
@@ -58,10 +58,36 @@ func newEndpoint(h hosts.Host, ref reference.Reference, o Options) (*endpoint, e
 	if h.Registry && o.Auth != nil {
 		e.auth = authn.FromConfig(*normalizeAuth(o.Auth))
 	}
-	e.own = newTransport(h, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
-	e.other = newTransport(h, &tls.Config{RootCAs: pool})
+	e.own = newTransports(h, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
+	e.other = newTransports(h, &tls.Config{RootCAs: pool})
 	return e, nil
 }
+
+// transports are two ways to the same hosts: one that may put requests on one
+// connection, and one where each has its own.
+type transports struct{ shared, single *http.Transport }
+
+func newTransports(h hosts.Host, config *tls.Config) transports {
+	t := transports{shared: newTransport(h, config), single: newTransport(h, config.Clone())}
+	t.single.ForceAttemptHTTP2 = false
+	return t
+}
+
+// of chooses by ownConnection.
+func (t transports) of(ctx context.Context) *http.Transport {
+	if ctx.Value(ownConnection{}) != nil {
+		return t.single
+	}
+	return t.shared
+}
+
+func (t transports) close() {
+	t.shared.CloseIdleConnections()
+	t.single.CloseIdleConnections()
+}
+
+// elsewhere is the transport to other hosts.
+func (e *endpoint) elsewhere(ctx context.Context) http.RoundTripper { return e.other.of(ctx) }
 
 // normalizeAuth splits what is user and password in one string.
 func normalizeAuth(a *authn.AuthConfig) *authn.AuthConfig {
@@ -91,7 +117,9 @@ func newTransport(h hosts.Host, config *tls.Config) *http.Transport {
 		DisableCompression: true,
 		ReadBufferSize:     readBufferSize,
 		MaxIdleConns:       16,
-		IdleConnTimeout:    30 * time.Second,
+		// Layers, and parts of them, are fetched side by side.
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     30 * time.Second,
 	}
 }
 
@@ -157,8 +185,8 @@ func (e *endpoint) String() string {
 }
 
 func (e *endpoint) close() {
-	e.own.CloseIdleConnections()
-	e.other.CloseIdleConnections()
+	e.own.close()
+	e.other.close()
 }
 
 // get asks for a path of the repository. The answer is a success, 200 or 206.
@@ -247,14 +275,14 @@ func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.URL.Host != e.host.Addr {
 		if sameHostname(req.URL.Host, e.host.Addr) && e.host.SkipVerify {
-			return e.own.RoundTrip(req)
+			return e.own.of(req.Context()).RoundTrip(req)
 		}
-		return e.other.RoundTrip(req)
+		return e.elsewhere(req.Context()).RoundTrip(req)
 	}
 	for k, v := range e.host.Header {
 		req.Header[k] = v
 	}
-	return e.own.RoundTrip(req)
+	return e.own.of(req.Context()).RoundTrip(req)
 }
 
 func sameHostname(a, b string) bool { return hostname(a) == hostname(b) }

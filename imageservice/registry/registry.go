@@ -30,7 +30,12 @@ type Options struct {
 	// MinProgress is that minimum, in bytes.
 	MinProgress int64
 	// Backoff is the first wait before a retry; the next ones double.
-	Backoff   time.Duration
+	Backoff time.Duration
+	// Connections is how many one large blob may be fetched over; 1 is no more than
+	// one.
+	Connections int
+	// Split, when not nil, is told of each blob that is fetched over several.
+	Split     func()
 	UserAgent string
 	Logger    *slog.Logger
 }
@@ -53,6 +58,9 @@ type Repository struct {
 	ref       reference.Reference
 	endpoints []*endpoint
 	opts      Options
+	// When a blob is fetched over several connections.
+	splitAfter time.Duration
+	splitFloor int64
 }
 
 // Open prepares the access to ref's repository; it does not connect. The caller
@@ -70,7 +78,13 @@ func Open(ref reference.Reference, o Options) (*Repository, error) {
 	if o.Backoff <= 0 {
 		o.Backoff = defaultBackoff
 	}
-	r := &Repository{ref: ref, opts: o}
+	if o.Connections <= 0 {
+		o.Connections = defaultConnections
+	}
+	if o.Split == nil {
+		o.Split = func() {}
+	}
+	r := &Repository{ref: ref, opts: o, splitAfter: splitAfter, splitFloor: splitFloor}
 	for _, h := range o.Hosts {
 		e, err := newEndpoint(h, ref, o)
 		if err != nil {

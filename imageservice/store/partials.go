@@ -35,6 +35,7 @@ type Partial struct {
 	path   string
 	digest digest.Digest
 	size   int64
+	ahead  []Extent // what was there behind a gap
 	began  time.Time
 
 	syncing sync.WaitGroup
@@ -45,7 +46,7 @@ type Partial struct {
 // PartialBlob tells of a partial blob on the disk.
 type PartialBlob struct {
 	Digest  digest.Digest
-	Size    int64 // bytes that are there
+	Size    int64 // bytes that are there, without gaps
 	Changed time.Time
 
 	name string
@@ -81,10 +82,10 @@ func (p *Partial) open(size int64) (err error) {
 	if err != nil {
 		return err
 	}
-	p.size = st.Size()
-	if p.size > size || !st.Mode().IsRegular() {
-		p.size = 0
+	if st.Size() > size || !st.Mode().IsRegular() {
 		err = p.file.Truncate(0)
+	} else {
+		p.find(st)
 	}
 	p.synced = p.size
 	return err
@@ -102,11 +103,16 @@ func (p *Partial) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := p.file.WriteAt(b, p.size)
+	p.Advance(n)
+	return n, err
+}
+
+// Advance says that the next n bytes are there, by WriteAt or from before.
+func (p *Partial) Advance(n int) {
 	p.size += int64(n)
 	if p.size-p.synced >= partialStep && time.Since(p.began) > partialCalm {
 		p.syncSoon()
 	}
-	return n, err
 }
 
 // syncSoon brings what is there to the disk beside the transfer, and out of the page
@@ -158,7 +164,7 @@ func (p *Partial) Reset() error {
 	if err := p.file.Truncate(0); err != nil {
 		return fmt.Errorf("empty a partial blob: %w", err)
 	}
-	p.size, p.synced = 0, 0
+	p.size, p.synced, p.ahead = 0, 0, nil
 	return nil
 }
 
@@ -185,7 +191,7 @@ func (s *Store) Partials() ([]PartialBlob, error) {
 			continue // it is whole by now
 		}
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
-		list = append(list, PartialBlob{Digest: digest.Digest(algorithm + ":" + hex), Size: info.Size(), Changed: info.ModTime(), name: e.Name()})
+		list = append(list, PartialBlob{Digest: digest.Digest(algorithm + ":" + hex), Size: allocated(info), Changed: info.ModTime(), name: e.Name()})
 	}
 	return list, nil
 }
