@@ -102,6 +102,8 @@ type Images struct {
 	Pinned          []string      `yaml:"pinned"`
 	Platform        string        `yaml:"platform"`
 	PolicyFile      string        `yaml:"policyFile"`
+	// DecryptionKeysDir has the keys of encrypted images.
+	DecryptionKeysDir string `yaml:"decryptionKeysDir"`
 }
 
 // Network is about CNI.

@@ -102,6 +102,7 @@ func (k *checker) images(c *Images) {
 		k.fail("images.minProgress", "%d is less than one byte", c.MinProgress)
 	}
 	k.optionalPath("images.dockerConfig", c.DockerConfig)
+	k.optionalPath("images.decryptionKeysDir", c.DecryptionKeysDir)
 	k.oneOf("images.inflate", c.Inflate, InflateAuto, InflateGo)
 	for i, pattern := range c.Pinned {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {

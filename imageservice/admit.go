@@ -84,18 +84,22 @@ func (a *admission) policy() *policy.Policy {
 // returns nil if pods of the namespace may use the image. name is what the pod calls
 // the image; where that is none of the image's names, the policy has to allow one of
 // those. The signatures that were found when it was pulled are verified again, with
-// the keys of today.
+// the keys of today. Policy or not, the node needs to have the keys of encrypted layers
+// now, whoever had them decrypted; without, the error is errdefs.ErrPermissionDenied.
 //
 // A refusal is errdefs.ErrPermissionDenied with the word SignatureValidationFailed. It is
 // not the kubelet's error of that name, which is for pulls alone and has no code.
 func (s *Service) Admit(_ context.Context, image, name, namespace string) error {
-	p := s.admission.policy()
-	if p == nil {
-		return nil
-	}
 	img, err := s.lookup(image)
 	if err != nil {
 		return fmt.Errorf("admit image %q: %w", image, err)
+	}
+	if err := s.decryption.allows(img); err != nil {
+		return fmt.Errorf("image %s: %w", img.ID, err)
+	}
+	p := s.admission.policy()
+	if p == nil {
+		return nil
 	}
 	signatures, err := storedSignatures(img)
 	if err != nil {

@@ -1,6 +1,7 @@
 package imageservice
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -88,11 +89,12 @@ type verboseInfo struct {
 }
 
 type verboseLayer struct {
-	DiffID   string `json:"diffID"`
-	Blob     string `json:"blob"`
-	BlobSize int64  `json:"blobSize"`
-	Bytes    uint64 `json:"bytes"`
-	Inodes   uint64 `json:"inodes"`
+	DiffID    string `json:"diffID"`
+	Encrypted bool   `json:"encrypted,omitempty"` // in the registry
+	Blob      string `json:"blob"`
+	BlobSize  int64  `json:"blobSize"`
+	Bytes     uint64 `json:"bytes"`
+	Inodes    uint64 `json:"inodes"`
 }
 
 func (s *Service) verbose(img *store.Image) (map[string]string, error) {
@@ -105,7 +107,7 @@ func (s *Service) verbose(img *store.Image) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		info.Layers = append(info.Layers, verboseLayer{DiffID: id.String(), Blob: l.Blob.String(), BlobSize: l.Size, Bytes: l.Bytes, Inodes: l.Inodes})
+		info.Layers = append(info.Layers, verboseLayer{DiffID: cmp.Or(l.Archive, id).String(), Encrypted: l.Archive != "", Blob: l.Blob.String(), BlobSize: l.Size, Bytes: l.Bytes, Inodes: l.Inodes})
 	}
 	b, err := json.Marshal(info)
 	if err != nil {

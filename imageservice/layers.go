@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/berth-cri/berth/imageservice/encryption"
 	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/imageservice/layer"
@@ -24,11 +25,16 @@ type layerFlight struct{ done chan struct{} }
 
 // layerRequest is one layer that a pull needs.
 type layerRequest struct {
-	repo   *registry.Repository
-	desc   ocispec.Descriptor
+	repo *registry.Repository
+	desc ocispec.Descriptor
+	// id is what the store has the layer under: the DiffID for what is in clear.
+	id    digest.Digest
+	bar   *layerBar
+	lease *store.Lease
+	// diffID is what the image's configuration says of the archive; an artifact's
+	// layer has none.
 	diffID digest.Digest
-	bar    *layerBar
-	lease  *store.Lease
+	key    *encryption.Key // of an encrypted layer, else nil
 	// file says how a layer of an artifact is written; nil for an image's.
 	file *manifest.ArtifactLayer
 	// commit takes the layer that was unpacked, nil for its place in the store. Then
@@ -41,15 +47,15 @@ type layerRequest struct {
 // with its own registry and credentials.
 func (s *Service) getLayer(ctx context.Context, r layerRequest) error {
 	for {
-		if _, ok := r.lease.Hold(r.diffID); ok {
+		if _, ok := r.lease.Hold(r.id); ok {
 			r.bar.share()
 			return nil
 		}
 		s.mu.Lock()
-		flight, busy := s.layers[r.diffID]
+		flight, busy := s.layers[r.id]
 		if !busy {
 			flight = &layerFlight{done: make(chan struct{})}
-			s.layers[r.diffID] = flight
+			s.layers[r.id] = flight
 		}
 		s.mu.Unlock()
 		if !busy {
@@ -67,7 +73,7 @@ func (s *Service) getLayer(ctx context.Context, r layerRequest) error {
 func (s *Service) fly(ctx context.Context, r layerRequest, flight *layerFlight) error {
 	defer func() {
 		s.mu.Lock()
-		delete(s.layers, r.diffID)
+		delete(s.layers, r.id)
 		s.mu.Unlock()
 		close(flight.done)
 	}()
@@ -84,7 +90,7 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 		return context.Cause(ctx)
 	}
 	// Another pull may have brought it just before this one's turn.
-	if _, ok := r.lease.Hold(r.diffID); ok && r.commit == nil {
+	if _, ok := r.lease.Hold(r.id); ok && r.commit == nil {
 		r.bar.share()
 		return nil
 	}
@@ -183,7 +189,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 		commit = func(in *store.Ingest, rec store.Layer) error { return in.Commit(rec, r.lease) }
 	}
 	err = commit(in, store.Layer{
-		DiffID: r.diffID, Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
+		DiffID: r.id, Archive: r.archive(), Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
 		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
 	})
 	blob.end(err)
@@ -193,6 +199,14 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 // write writes what the blob holds into root.
 func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.File, mode inflate.Mode) (layer.Result, error) {
 	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, Inflate: mode}
+	if r.key != nil {
+		cipher, err := r.key.Cipher()
+		if err != nil {
+			blob.Close()
+			return layer.Result{}, err
+		}
+		spec.Cipher = cipher
+	}
 	progress := func(n int64) { r.bar.unpacked.Add(n) }
 	switch {
 	case r.file == nil:
@@ -202,4 +216,13 @@ func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.Fi
 		return layer.Unpack(ctx, blob, spec, root, progress)
 	}
 	return layer.WriteFile(ctx, blob, spec, root, r.file.Name, progress)
+}
+
+// archive is the digest of the layer's archive where the store has the layer under
+// another.
+func (r layerRequest) archive() digest.Digest {
+	if r.diffID == r.id {
+		return ""
+	}
+	return r.diffID
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-cri/berth/imageservice/credentials"
+	"github.com/berth-cri/berth/imageservice/encryption"
 	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/hosts"
 	"github.com/berth-cri/berth/imageservice/manifest"
@@ -203,6 +204,9 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	if err := p.checkSignatures(ctx, repo, found); err != nil {
 		return "", err
 	}
+	if err := p.s.unlock(found); err != nil {
+		return "", err
+	}
 	failpoint.Pass("pull/resolved")
 	fetching := p.stage(ctx, StageLayers)
 	lease := p.s.store.Lease()
@@ -266,6 +270,11 @@ type resolved struct {
 	// indexes lead to the manifest; image is that.
 	indexes []registry.Document
 	image   *ocispec.Manifest
+	// ids are what the store has the layers under, and keys those of the encrypted
+	// ones, nil for others; encrypted describes them for later.
+	ids       []digest.Digest
+	keys      []*encryption.Key
+	encrypted json.RawMessage
 }
 
 // resolve follows the name to the manifest for this platform and its
@@ -373,17 +382,19 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 	seen := map[digest.Digest]bool{}
 	for i, desc := range r.layers {
 		lease.HoldBlob(desc.Digest)
-		diffID := r.diffIDs[i]
-		if seen[diffID] {
+		id := r.ids[i]
+		if seen[id] {
 			bars[i].share()
 			continue
 		}
-		seen[diffID] = true
+		seen[id] = true
 		g.Go(func() error {
 			ctx, traced := operation.Trace(ctx, "layer", "berth.layer.digest", desc.Digest.String())
-			req := layerRequest{repo: repo, desc: desc, diffID: diffID, bar: bars[i], lease: lease}
+			req := layerRequest{repo: repo, desc: desc, id: id, key: r.keys[i], bar: bars[i], lease: lease}
 			if r.artifact != "" {
 				req.file = &r.files[i]
+			} else {
+				req.diffID = r.diffIDs[i]
 			}
 			err := p.s.getLayer(ctx, req)
 			traced(err)
@@ -398,12 +409,15 @@ func (p *pull) fetchLayers(ctx context.Context, repo *registry.Repository, r *re
 
 // record names the image.
 func (s *Service) record(ref reference.Reference, userSpecified string, r *resolved) error {
+	if len(r.ids) != len(r.layers) {
+		return fmt.Errorf("record image %s: its layers were not unlocked: %w", r.id, errdefs.ErrInternal)
+	}
 	refs := []string{ref.WithDigest(r.top).String()}
 	if ref.Tag != "" {
 		refs = append(refs, ref.String())
 	}
 	return s.store.PutImage(store.Image{
-		ID: r.id, Layers: r.diffIDs,
+		ID: r.id, Layers: r.ids, Encrypted: r.encrypted,
 		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
 		Artifact:    r.artifact,
 		Annotations: r.annotations, UserSpecified: userSpecified, Signatures: r.signatures,

@@ -100,7 +100,7 @@ func (s *Service) remembered(ctx context.Context, img *store.Image, repo *regist
 	}
 	r := &resolved{
 		manifest:  registry.Document{Content: content, MediaType: img.MediaType, Digest: img.ManifestDigest},
-		mediaType: img.MediaType, layers: parsed.Image.Layers, id: img.ID, diffIDs: img.Layers,
+		mediaType: img.MediaType, layers: parsed.Image.Layers, id: img.ID, diffIDs: img.Config.RootFS.DiffIDs,
 	}
 	if parsed.Artifact != "" {
 		r.diffIDs = nil
@@ -108,8 +108,14 @@ func (s *Service) remembered(ctx context.Context, img *store.Image, repo *regist
 			return nil, err
 		}
 	}
-	if len(r.layers) != len(img.Layers) {
+	if len(r.layers) != len(img.Layers) || len(r.diffIDs) != len(img.Layers) {
 		return nil, fmt.Errorf("the manifest of image %s has %d layers, its configuration %d: %w", img.ID, len(r.layers), len(img.Layers), errdefs.ErrDataLoss)
+	}
+	if err := s.unlock(r); err != nil {
+		return nil, err
+	}
+	if !slices.Equal(r.ids, img.Layers) {
+		return nil, fmt.Errorf("the manifest of image %s is about other layers: %w", img.ID, errdefs.ErrDataLoss)
 	}
 	return r, nil
 }
@@ -117,11 +123,13 @@ func (s *Service) remembered(ctx context.Context, img *store.Image, repo *regist
 func (s *Service) refetchFrom(ctx context.Context, repo *registry.Repository, r *resolved, index int, lease *store.Lease, commit func(*store.Ingest, store.Layer) error) error {
 	desc := r.layers[index]
 	req := layerRequest{
-		repo: repo, desc: desc, diffID: r.diffIDs[index], lease: lease, commit: commit,
+		repo: repo, desc: desc, id: r.ids[index], key: r.keys[index], lease: lease, commit: commit,
 		bar: &layerBar{digest: desc.Digest.String(), size: desc.Size},
 	}
 	if r.artifact != "" {
 		req.file = &r.files[index]
+	} else {
+		req.diffID = r.diffIDs[index]
 	}
 	if commit == nil {
 		return s.getLayer(ctx, req)

@@ -69,6 +69,9 @@ type Options struct {
 	// PolicyFile is an image policy (package policy); empty for none. It is read
 	// again when it has changed.
 	PolicyFile string
+	// DecryptionKeysDir is the folder with the private keys that open encrypted
+	// layers; empty for none.
+	DecryptionKeysDir string
 	// DiscardBlobs keeps no layer in the form in which it came once it is unpacked. An
 	// image without them cannot leave the node.
 	DiscardBlobs bool
@@ -97,11 +100,12 @@ type Service struct {
 	pulls  map[string]*pull
 	layers map[digest.Digest]*layerFlight
 
-	checking  sync.Mutex // held by the one Check that runs
-	rootfs    keyedMutex // by container ID
-	volumes   keyedMutex // by image ID
-	admission *admission
-	counters  counters
+	checking   sync.Mutex // held by the one Check that runs
+	rootfs     keyedMutex // by container ID
+	volumes    keyedMutex // by image ID
+	admission  *admission
+	decryption *decryption
+	counters   counters
 }
 
 // counters only grow.
@@ -158,6 +162,9 @@ func New(o Options) (*Service, error) {
 	}
 	var err error
 	if s.admission, err = newAdmission(o.PolicyFile, o.Logger); err != nil {
+		return nil, err
+	}
+	if s.decryption, err = newDecryption(o.DecryptionKeysDir, o.Logger); err != nil {
 		return nil, err
 	}
 	if s.store, err = store.Open(o.Root, o.Logger); err != nil {

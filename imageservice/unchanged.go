@@ -21,6 +21,9 @@ func (p *pull) unchanged(ctx context.Context, repo *registry.Repository) (digest
 	if err != nil || p.admitted.NeedsSignatures() && p.admitted.Check(signatures) != nil {
 		return "", false
 	}
+	if p.s.decryption.allows(img) != nil {
+		return "", false
+	}
 	top, err := repo.Head(ctx, p.ref)
 	if err != nil {
 		p.s.log.Debug("image cannot be asked for", "image", p.ref.String(), "error", err)

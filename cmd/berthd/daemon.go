@@ -107,21 +107,22 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 
 func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 	return imageservice.New(imageservice.Options{
-		Root:            cfg.Root,
-		State:           cfg.State,
-		CertsDirs:       cfg.Images.CertsDirs,
-		Platform:        platform(cfg.Images.Platform),
-		Pinned:          cfg.Images.Pinned,
-		ParallelLayers:  cfg.Images.ParallelLayers,
-		BlobConnections: cfg.Images.BlobConnections,
-		StallTimeout:    cfg.Images.StallTimeout,
-		MinProgress:     cfg.Images.MinProgress,
-		DockerConfig:    cfg.Images.DockerConfig,
-		Inflate:         inflater(cfg.Images.Inflate),
-		PolicyFile:      cfg.Images.PolicyFile,
-		DiscardBlobs:    !cfg.Images.KeepBlobs,
-		UserAgent:       "berth/" + version,
-		Logger:          s.Logger,
+		Root:              cfg.Root,
+		State:             cfg.State,
+		CertsDirs:         cfg.Images.CertsDirs,
+		Platform:          platform(cfg.Images.Platform),
+		Pinned:            cfg.Images.Pinned,
+		ParallelLayers:    cfg.Images.ParallelLayers,
+		BlobConnections:   cfg.Images.BlobConnections,
+		StallTimeout:      cfg.Images.StallTimeout,
+		MinProgress:       cfg.Images.MinProgress,
+		DockerConfig:      cfg.Images.DockerConfig,
+		Inflate:           inflater(cfg.Images.Inflate),
+		PolicyFile:        cfg.Images.PolicyFile,
+		DecryptionKeysDir: cfg.Images.DecryptionKeysDir,
+		DiscardBlobs:      !cfg.Images.KeepBlobs,
+		UserAgent:         "berth/" + version,
+		Logger:            s.Logger,
 	})
 }
 

@@ -105,6 +105,7 @@ func copyVerified(to io.Writer, blob io.Reader, spec Spec, progress func(int64))
 			return fmt.Errorf("blob %s is longer than the %d bytes that the manifest says: %w", spec.Digest, spec.Size, ErrCorrupt)
 		}
 		h.Write(buf[:n])
+		spec.decrypt(buf[:n])
 		if _, werr := to.Write(buf[:n]); werr != nil {
 			return werr
 		}
@@ -124,5 +125,5 @@ func copyVerified(to io.Writer, blob io.Reader, spec Spec, progress func(int64))
 	if got := sum(spec.Digest, h); got != spec.Digest {
 		return fmt.Errorf("blob has digest %s, not %s: %w", got, spec.Digest, ErrCorrupt)
 	}
-	return nil
+	return spec.authentic()
 }

@@ -14,8 +14,8 @@ import (
 // A pipeline has four stages, each with a goroutine of its own, so that a single
 // layer keeps several cores busy:
 //
-//	blob ─> digest ─> inflate ─┬─> DiffID
-//	                           └─> tree (the caller's goroutine)
+//	blob ─> digest, decipher ─> inflate ─┬─> DiffID
+//	                                     └─> tree (the caller's goroutine)
 //
 // Between them go buffers of a pool: the stages wait for each other once a
 // chunk, not once a read.
@@ -116,6 +116,7 @@ func (p *pipeline) fetch(blob io.Reader, out chan<- *chunk) error {
 			return fmt.Errorf("blob %s is longer than the %d bytes that the manifest says: %w", p.spec.Digest, p.spec.Size, ErrCorrupt)
 		}
 		h.Write(c.bytes())
+		p.spec.decrypt(c.bytes())
 		// The last chunk goes on only when the digest is right, so that the tree
 		// stage cannot end well before.
 		done := err == io.EOF
@@ -127,6 +128,10 @@ func (p *pipeline) fetch(blob io.Reader, out chan<- *chunk) error {
 			if got := sum(p.spec.Digest, h); got != p.spec.Digest {
 				c.release()
 				return fmt.Errorf("blob has digest %s, not %s: %w", got, p.spec.Digest, ErrCorrupt)
+			}
+			if err := p.spec.authentic(); err != nil {
+				c.release()
+				return err
 			}
 		}
 		if serr := send(p.ctx, out, c); serr != nil {

@@ -68,6 +68,36 @@ type Spec struct {
 	DiffID digest.Digest // of the tar archive in it; "" where nobody says
 	// Inflate chooses the decoder of gzip.
 	Inflate inflate.Mode
+	// Cipher deciphers an encrypted blob, whose Digest and Size are those of the
+	// encrypted bytes; nil for one that is not.
+	Cipher Cipher
+}
+
+// Cipher turns an encrypted blob into what it holds.
+type Cipher interface {
+	// Decrypt deciphers the next piece in place.
+	Decrypt(piece []byte)
+	// Verify tells, after the last piece, whether they are what had been encrypted.
+	Verify() error
+}
+
+// decrypt deciphers a piece of the blob if it is encrypted.
+func (s Spec) decrypt(piece []byte) {
+	if s.Cipher != nil {
+		s.Cipher.Decrypt(piece)
+	}
+}
+
+// authentic is asked when all of the blob was deciphered and its digest is right: then
+// no host has a better one.
+func (s Spec) authentic() error {
+	if s.Cipher == nil {
+		return nil
+	}
+	if err := s.Cipher.Verify(); err != nil {
+		return fmt.Errorf("decrypt blob %s: %w: %w", s.Digest, err, ErrHostile)
+	}
+	return nil
 }
 
 // Result tells what was written.

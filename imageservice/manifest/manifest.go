@@ -165,9 +165,6 @@ func checkLayer(l ocispec.Descriptor) error {
 	if l.Size > maxLayerSize {
 		return fmt.Errorf("size of %d bytes", l.Size)
 	}
-	if strings.HasSuffix(l.MediaType, "+encrypted") {
-		return fmt.Errorf("encrypted layers are not supported (%s)", l.MediaType)
-	}
 	if strings.Contains(l.MediaType, "tar") || l.MediaType == "" || l.MediaType == "application/octet-stream" {
 		return nil
 	}

@@ -48,7 +48,10 @@ type Image struct {
 	// Signatures are kept as the image service found them; the store does not read
 	// them. An image that is recorded again without any keeps those it has.
 	Signatures json.RawMessage `json:"signatures,omitempty"`
-	PulledAt   time.Time       `json:"pulledAt"`
+	// Encrypted are the image's encrypted layers, as the image service describes them;
+	// the store does not read them.
+	Encrypted json.RawMessage `json:"encrypted,omitempty"`
+	PulledAt  time.Time       `json:"pulledAt"`
 	// Sources are the ways in which the image came, as long as a name leads to them.
 	Sources []Source `json:"sources,omitempty"`
 
@@ -195,11 +198,18 @@ func (i *Image) setConfig(raw, identity []byte) error {
 
 // PutImage records img under refs, which it takes away from other images. An
 // image that is there already keeps its other names and the sources that they lead
-// to; the new names lead to the one source that img has, if it has one. The caller
-// holds a lease on the layers and blobs.
+// to; the new names lead to the one source that img has, if it has one. Layers that it
+// had and has no more it gives up. The caller holds a lease on the layers and blobs.
 func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) error {
+	replaced := s.Lease()
+	err := s.recordImage(img, refs, config, manifest, replaced)
+	return errors.Join(err, replaced.Release())
+}
+
+// recordImage gives the layers that the image had before to replaced.
+func (s *Store) recordImage(img Image, refs []string, config, manifest []byte, replaced *Lease) error {
 	s.commit.Lock()
-	trash, err := s.putImage(img, refs, config, manifest)
+	trash, err := s.putImage(img, refs, config, manifest, replaced)
 	// The image is recorded: what cannot be removed now is removed at the next start.
 	if derr := s.disposeBlobs(trash); derr != nil {
 		s.log.Warn("remove blobs that no image has any more", "error", derr)
@@ -208,7 +218,7 @@ func (s *Store) PutImage(img Image, refs []string, config, manifest []byte) erro
 }
 
 // putImage returns the blobs that nothing refers to any more. commit is held.
-func (s *Store) putImage(img Image, refs []string, config, manifest []byte) ([]digest.Digest, error) {
+func (s *Store) putImage(img Image, refs []string, config, manifest []byte, replaced *Lease) ([]digest.Digest, error) {
 	identity := config
 	if img.Artifact != "" {
 		identity = manifest
@@ -228,7 +238,7 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte) ([]d
 		return nil, fmt.Errorf("record image %s: %w", img.ID, named(err))
 	}
 	s.mu.Lock()
-	losers, trash := s.install(&img)
+	losers, trash := s.install(&img, replaced)
 	s.unsyncedImages[img.ID] = true
 	for _, l := range losers {
 		s.unsyncedImages[l.ID] = true
@@ -293,7 +303,7 @@ func (s *Store) writeImage(img *Image, config, manifest []byte) error {
 
 // install makes img visible and returns the images that lost a name to it, and the
 // blobs that nothing refers to any more. mu is held.
-func (s *Store) install(img *Image) (losers []*Image, trash []digest.Digest) {
+func (s *Store) install(img *Image, replaced *Lease) (losers []*Image, trash []digest.Digest) {
 	s.refBlobs(img.Blobs())
 	if old, ok := s.images[img.ID]; ok {
 		trash = s.unrefBlobs(old.Blobs())
@@ -317,9 +327,12 @@ func (s *Store) install(img *Image) (losers []*Image, trash []digest.Digest) {
 	for i, l := range losers {
 		losers[i] = s.images[l.ID] // the last of its versions
 	}
-	if _, ok := s.images[img.ID]; !ok {
+	if old, ok := s.images[img.ID]; !ok || !slices.Equal(old.Layers, img.Layers) {
 		for _, id := range img.Layers {
 			s.layers[id].refs++
+		}
+		if ok {
+			replaced.held = append(replaced.held, old.Layers...)
 		}
 	}
 	s.images[img.ID] = img

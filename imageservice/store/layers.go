@@ -22,7 +22,11 @@ const (
 
 // Layer is the record of an unpacked layer.
 type Layer struct {
-	DiffID  digest.Digest `json:"diffID"`
+	// DiffID is the digest of the archive, or for layers that have none, or must not
+	// be found by it, an identity of their own.
+	DiffID digest.Digest `json:"diffID"`
+	// Archive is the digest of the archive where DiffID is not.
+	Archive digest.Digest `json:"archive,omitempty"`
 	Blob    digest.Digest `json:"blob"`     // the blob it was unpacked from
 	Size    int64         `json:"blobSize"` // bytes of the blob
 	TarSize int64         `json:"tarSize"`  // bytes of the archive
