@@ -255,6 +255,9 @@ func (c *container) exited(exit *protocol.Exit) {
 	}
 	c.server.poller.remove(c.pidfd, c.pidToken)
 	c.pidToken = 0
+	if c.ooms != nil {
+		c.ooms.stop()
+	}
 	c.mu.Unlock()
 	c.server.exits.changed()
 }
@@ -306,6 +309,9 @@ func (c *container) release() {
 		c.unfinished[i] = nil
 	}
 	c.server.poller.remove(c.pidfd, c.pidToken)
+	if c.ooms != nil {
+		c.ooms.stop()
+	}
 	for _, fd := range []*int{&c.pidfd, &c.stdin} {
 		if *fd >= 0 {
 			unix.Close(*fd)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -66,7 +67,23 @@ func (c *container) newExternal(req *protocol.Start) (*external, error) {
 		process.OOMScoreAdj = &c.server.oomScore
 		spec.Process = &process
 	}
+	if req.Runtime.SystemdCgroup {
+		spec.Annotations = withoutSubgroup(spec.Annotations)
+	}
 	return &external{c: c, runtime: c.server.ociRuntime(req.Runtime), spec: &spec}, nil
+}
+
+// crunSubgroup names the cgroup that crun makes within a scope of systemd's for the
+// container's processes.
+const crunSubgroup = "run.oci.systemd.subgroup"
+
+// withoutSubgroup keeps crun from making one: the cgroups of exec'ed processes are made
+// beside the container's processes, in the scope, as they are for every other runtime.
+func withoutSubgroup(annotations map[string]string) map[string]string {
+	with := map[string]string{}
+	maps.Copy(with, annotations)
+	with[crunSubgroup] = ""
+	return with
 }
 
 func (x *external) owner() (uid, gid int, err error) {

@@ -36,12 +36,13 @@ func oomKills(cgroups map[string]string) (kills uint64, ok bool) {
 	return 0, false
 }
 
-// oomWatch keeps the counts of OOM kills of cgroups v2 as they rise. To read them when a
-// container has ended may be too late: systemd removes the cgroup of a scope as soon as its
-// last process has gone. All containers share one inotify instance, so that one costs a
-// watch and neither a descriptor nor a goroutine.
+// oomWatch keeps the counts of OOM kills as they rise. To read them when a container has
+// ended may be too late: systemd removes the cgroup of a scope as soon as its last process
+// has gone. On cgroup v2 all containers share one inotify instance, so that one costs a
+// watch and neither a descriptor nor a goroutine; on v1 each has an eventfd.
 type oomWatch struct {
-	fd int
+	fd     int
+	poller *poller
 
 	mu     sync.Mutex
 	counts map[int32]*oomCount
@@ -53,6 +54,20 @@ type oomCount struct {
 
 	mu   sync.Mutex
 	last uint64
+	// expected is true on cgroup v1 between the kernel's word that it is out of memory
+	// and the kill that follows it.
+	expected bool
+
+	// events are those of a cgroup v1; nil if there are none.
+	events *oomEvents
+}
+
+// stop ends the watch, if the end of the cgroup has not; idempotent. The count can be read
+// ever after.
+func (c *oomCount) stop() {
+	if c.events != nil {
+		c.events.finish()
+	}
 }
 
 func newOOMWatch(p *poller) (*oomWatch, error) {
@@ -60,7 +75,7 @@ func newOOMWatch(p *poller) (*oomWatch, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
-	w := &oomWatch{fd: fd, counts: map[int32]*oomCount{}}
+	w := &oomWatch{fd: fd, poller: p, counts: map[int32]*oomCount{}}
 	if _, err := p.add(fd, w.ready); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("watch for OOM kills: %w", err)
@@ -68,12 +83,17 @@ func newOOMWatch(p *poller) (*oomWatch, error) {
 	return w, nil
 }
 
-// add begins to count. The count is good for reading also after an error and on cgroup v1,
-// where nothing tells of changes.
+// add begins to count. The count is good for reading also after an error.
 func (w *oomWatch) add(paths map[string]string) (*oomCount, error) {
 	count := &oomCount{paths: paths}
+	if dir := paths["memory"]; dir != "" {
+		if err := w.addV1(count, dir); err != nil {
+			return count, fmt.Errorf("watch for OOM kills in cgroup %s: %w", dir, err)
+		}
+		return count, nil
+	}
 	dir := paths[""]
-	if dir == "" || paths["memory"] != "" {
+	if dir == "" {
 		return count, nil
 	}
 	w.mu.Lock()
@@ -118,11 +138,18 @@ func (w *oomWatch) changed(wd int32, mask uint32) {
 	}
 }
 
-// read returns the highest count that was seen.
+// read returns the highest count that was seen, and where the cgroup went before the kill
+// could be seen that was expected, that one.
 func (c *oomCount) read() uint64 {
-	kills, _ := oomKills(c.paths)
+	kills, ok := oomKills(c.paths)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !ok && c.expected {
+		c.last++
+	}
+	if !ok || kills > c.last {
+		c.expected = false
+	}
 	c.last = max(c.last, kills)
 	return c.last
 }
