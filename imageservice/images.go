@@ -206,6 +206,9 @@ func user(s string) (*runtimeapi.Int64Value, string) {
 }
 
 func (s *Service) pinned(img *store.Image) bool {
+	if len(img.Imports) > 0 {
+		return true
+	}
 	for _, pattern := range s.opts.Pinned {
 		for _, ref := range img.Refs() {
 			if ok, err := path.Match(pattern, ref); ok && err == nil {

@@ -40,6 +40,8 @@ type layerRequest struct {
 	// commit takes the layer that was unpacked, nil for its place in the store. Then
 	// the layer is fetched though the store has it.
 	commit func(*store.Ingest, store.Layer) error
+	// local opens the blob where it is on this machine; nil for one of a registry.
+	local func(ocispec.Descriptor) (io.ReadCloser, error)
 }
 
 // getLayer brings a layer into the store and the request's lease. Of several
@@ -93,6 +95,9 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 	if _, ok := r.lease.Hold(r.id); ok && r.commit == nil {
 		r.bar.share()
 		return nil
+	}
+	if r.local != nil {
+		return s.unpackLocal(ctx, r)
 	}
 	used, err := s.unpackLayer(ctx, r, "")
 	if r.file != nil && r.file.Name != "" && r.file.Archive && errors.Is(err, layer.ErrHostile) {
@@ -188,12 +193,40 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	if commit == nil {
 		commit = func(in *store.Ingest, rec store.Layer) error { return in.Commit(rec, r.lease) }
 	}
-	err = commit(in, store.Layer{
-		DiffID: r.id, Archive: r.archive(), Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
-		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
-	})
+	err = commit(in, layerRecord(r, res))
 	blob.end(err)
 	return nil, err
+}
+
+// unpackLocal unpacks a blob that is on this machine.
+func (s *Service) unpackLocal(ctx context.Context, r layerRequest) error {
+	blob, err := r.local(r.desc)
+	if err != nil {
+		return err
+	}
+	in, err := s.store.Ingest()
+	if err != nil {
+		blob.Close()
+		return err
+	}
+	res, err := r.write(ctx, blob, in.Diff, s.opts.Inflate)
+	if err != nil {
+		in.Abort()
+		if r.file != nil && r.file.Name != "" && r.file.Archive && errors.Is(err, layer.ErrHostile) {
+			r.file = &manifest.ArtifactLayer{Name: r.file.Name} // only called an archive
+			return s.unpackLocal(ctx, r)
+		}
+		return err
+	}
+	s.counters.layers.Add(1)
+	return in.Commit(layerRecord(r, res), r.lease)
+}
+
+func layerRecord(r layerRequest, res layer.Result) store.Layer {
+	return store.Layer{
+		DiffID: r.id, Archive: r.archive(), Blob: r.desc.Digest, Size: r.desc.Size, TarSize: res.TarSize,
+		Bytes: res.Bytes, Inodes: res.Inodes, Implied: res.Implied, OpaqueRoot: res.OpaqueRoot,
+	}
 }
 
 // write writes what the blob holds into root.

@@ -416,12 +416,19 @@ func (s *Service) record(ref reference.Reference, userSpecified string, r *resol
 	if ref.Tag != "" {
 		refs = append(refs, ref.String())
 	}
-	return s.store.PutImage(store.Image{
+	image := r.record(time.Now())
+	image.UserSpecified = userSpecified
+	return s.store.PutImage(image, refs, r.config, r.manifest.Content)
+}
+
+// record is what the store keeps of the image.
+func (r *resolved) record(at time.Time) store.Image {
+	return store.Image{
 		ID: r.id, Layers: r.ids, Encrypted: r.encrypted,
 		ManifestDigest: r.manifest.Digest, MediaType: r.mediaType,
 		Artifact:    r.artifact,
-		Annotations: r.annotations, UserSpecified: userSpecified, Signatures: r.signatures,
-		PulledAt: time.Now().UTC(),
+		Annotations: r.annotations, Signatures: r.signatures,
+		PulledAt: at.UTC(),
 		Sources:  []store.Source{r.source()},
-	}, refs, r.config, r.manifest.Content)
+	}
 }

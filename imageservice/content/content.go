@@ -252,6 +252,15 @@ func (s *Store) Usage() (bytes, blobs uint64) {
 	return uint64(s.total), uint64(len(s.disk))
 }
 
+// Free is the room that is left on the file system, in bytes.
+func (s *Store) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.scratch, &st); err != nil {
+		return 0, fmt.Errorf("look for room on the disk: %w", err)
+	}
+	return int64(min(st.Bavail, 1<<40)) * st.Bsize, nil
+}
+
 // Verify reads a blob and returns ErrCorrupt if it is not what its digest says.
 func (s *Store) Verify(d digest.Digest) error {
 	b, err := s.Open(d)

@@ -9,6 +9,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/failpoint"
 )
 
 // Writer takes a new blob. It is for one goroutine.
@@ -77,9 +80,30 @@ func (w *Writer) Check() error {
 	return nil
 }
 
-// Reader reads from the beginning what was written so far. It may be used with
-// further writes.
-func (w *Writer) Reader() io.Reader { return io.NewSectionReader(w.file, 0, w.n) }
+// Seal ends the writing and verifies. What was written stays to be read, and to be
+// committed or aborted; it holds no descriptor.
+func (w *Writer) Seal() error {
+	if err := w.Check(); err != nil {
+		return err
+	}
+	if err := w.file.Close(); err != nil {
+		return fmt.Errorf("write blob: %w", named(err))
+	}
+	return nil
+}
+
+// Open reads what was sealed.
+func (w *Writer) Open() (*Blob, error) {
+	path := w.file.Name()
+	if w.done {
+		path = w.s.Path(w.Digest()) // committed
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read what was written of a blob: %w", err)
+	}
+	return &Blob{File: f, size: w.n}, nil
+}
 
 // Commit verifies the blob and moves it into place. If it is there already, that one
 // stays. Only the owner calls it. After an error nothing is left.
@@ -87,7 +111,7 @@ func (w *Writer) Commit() (digest.Digest, error) {
 	d := w.Digest()
 	err := w.Check()
 	if err == nil && !w.s.Has(d) {
-		if err = os.Rename(w.file.Name(), w.s.Path(d)); err != nil {
+		if err = w.rename(d); err != nil {
 			err = fmt.Errorf("move blob %s into place: %w", d, named(err))
 		} else {
 			w.done = true
@@ -99,6 +123,13 @@ func (w *Writer) Commit() (digest.Digest, error) {
 		return "", err
 	}
 	return d, nil
+}
+
+func (w *Writer) rename(d digest.Digest) error {
+	if err := failpoint.Hit("content/commit"); err != nil {
+		return err
+	}
+	return os.Rename(w.file.Name(), w.s.Path(d))
 }
 
 // Abort removes what was written. It is idempotent, and does nothing after Commit.
@@ -120,7 +151,11 @@ func (s *Store) Adopt(path string, d digest.Digest) error {
 	if s.Has(d) {
 		return os.Remove(path)
 	}
-	if err := os.Rename(path, s.Path(d)); err != nil {
+	err := failpoint.Hit("content/adopt")
+	if err == nil {
+		err = os.Rename(path, s.Path(d))
+	}
+	if err != nil {
 		return fmt.Errorf("move blob %s into place: %w", d, named(err))
 	}
 	s.count(d)
@@ -130,7 +165,13 @@ func (s *Store) Adopt(path string, d digest.Digest) error {
 // Reader returns a reader of the blob that fails with ErrCorrupt at its end if the
 // bytes were not what the digest says.
 func (b *Blob) Reader(d digest.Digest) io.Reader {
-	return &verifier{r: b, want: d, hash: d.Algorithm().Hash()}
+	return Verify(b, d)
+}
+
+// Verify returns a reader of r that fails with ErrCorrupt at the end if the bytes were not
+// what the digest says.
+func Verify(r io.Reader, d digest.Digest) io.Reader {
+	return &verifier{r: r, want: d, hash: d.Algorithm().Hash()}
 }
 
 type verifier struct {

@@ -54,6 +54,9 @@ type Image struct {
 	PulledAt  time.Time       `json:"pulledAt"`
 	// Sources are the ways in which the image came, as long as a name leads to them.
 	Sources []Source `json:"sources,omitempty"`
+	// Imports are the files of watched folders that hold the image: it is pinned while
+	// there is one. An image that is recorded again keeps those it has.
+	Imports []string `json:"imports,omitempty"`
 
 	// Config is the parsed configuration; callers must not change it.
 	Config *ocispec.Image `json:"-"`
@@ -227,8 +230,11 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 		return nil, fmt.Errorf("record image %s: %w", img.ID, err)
 	}
 	old, err := s.ByID(img.ID.String())
-	if err == nil && img.Signatures == nil {
-		img.Signatures = old.Signatures
+	if err == nil {
+		if img.Signatures == nil {
+			img.Signatures = old.Signatures
+		}
+		img.Imports = append(slices.Clone(old.Imports), img.Imports...)
 	}
 	img.nameAnew(s.nextNames(img.ID, refs), refs, old)
 	if len(img.Names) > maxNames {
