@@ -100,6 +100,7 @@ type Service struct {
 	pulls  map[string]*pull
 	layers map[digest.Digest]*layerFlight
 
+	survey     survey
 	checking   sync.Mutex // held by the one Check that runs
 	rootfs     keyedMutex // by container ID
 	volumes    keyedMutex // by image ID

@@ -80,12 +80,7 @@ func (s *Store) strayVolumes() ([]string, error) {
 // strayRootfs needs no lock: a container is on record before it has a directory, and
 // its ID never comes again.
 func (s *Store) strayRootfs() ([]string, error) {
-	return s.strays(rootfsDir, func(name string) bool {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		_, ok := s.rootfs[name]
-		return ok
-	})
+	return s.strays(rootfsDir, s.knownRootfs)
 }
 
 // knownDigest tells whether a name is the hexadecimal part of a key of the map.

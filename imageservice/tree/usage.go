@@ -19,8 +19,8 @@ type Usage struct {
 	Inodes uint64
 }
 
-// Measure adds up what is below path, path included. The tree may change
-// meanwhile: what vanishes is not counted.
+// Measure adds up what is below path, path included, and not what is mounted there.
+// The tree may change meanwhile: what vanishes is not counted.
 func Measure(ctx context.Context, path string) (Usage, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -33,6 +33,7 @@ func Measure(ctx context.Context, path string) (Usage, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return Usage{}, err
 	}
+	m.dev = st.Dev
 	m.add(&st)
 	err = m.walk(dir, 1)
 	return m.usage, err
@@ -41,6 +42,7 @@ func Measure(ctx context.Context, path string) (Usage, error) {
 type measurer struct {
 	ctx    context.Context
 	usage  Usage
+	dev    uint64
 	linked map[uint64]struct{} // inodes with several names that were counted
 }
 
@@ -79,6 +81,9 @@ func (m *measurer) entry(dir *os.File, name string, depth int) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil // gone meanwhile
+	}
+	if st.Dev != m.dev {
+		return nil
 	}
 	m.add(&st)
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || depth >= maxUsageDepth {

@@ -31,6 +31,7 @@ type Client struct {
 	Images     runtimeapi.ImageServiceClient
 	Progress   *berthapi.ImagesClient
 	Operations *berthapi.OperationsClient
+	Storage    *berthapi.StorageClient
 
 	conn *grpc.ClientConn
 }
@@ -65,6 +66,7 @@ func Dial(address string, timeout time.Duration) (*Client, error) {
 		Images:     runtimeapi.NewImageServiceClient(conn),
 		Progress:   berthapi.NewImagesClient(conn),
 		Operations: berthapi.NewOperationsClient(conn),
+		Storage:    berthapi.NewStorageClient(conn),
 		conn:       conn,
 	}, nil
 }

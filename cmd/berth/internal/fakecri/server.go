@@ -41,6 +41,8 @@ type Options struct {
 	Progress berthapi.ImagesServer
 	// Operations is served as berth.v1.Operations if it is set.
 	Operations berthapi.OperationsServer
+	// Storage is served as berth.v1.Storage if it is set.
+	Storage berthapi.StorageServer
 }
 
 // Server is a runtime that a test can look into.
@@ -100,6 +102,9 @@ func Start(t *testing.T, options Options) *Server {
 	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
 	runtimeapi.RegisterRuntimeServiceServer(g, &runtimeService{Server: s})
 	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
+	if options.Storage != nil {
+		berthapi.RegisterStorage(g, options.Storage)
+	}
 	if options.Operations != nil {
 		berthapi.RegisterOperations(g, options.Operations)
 	}
