@@ -10,7 +10,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/runtimeservice/nri"
-	"github.com/berth-cri/berth/runtimeservice/spec"
 )
 
 // pluginRuntime is the service as plugins see it.
@@ -88,7 +87,9 @@ func (s *Service) adjuster(ctx context.Context) nri.Adjuster {
 		InjectCDI: func(ociSpec *specs.Spec, devices []string) error {
 			return s.injectNamedDevices(ctx, ociSpec, devices)
 		},
-		RequirePropagation: spec.CheckPropagation,
+		RequirePropagation: func(source string, bothWays bool) error {
+			return s.opts.Host.CheckPropagation(ctx, source, bothWays)
+		},
 	}
 	if s.opts.Classes != nil {
 		adjuster.BlockIO, adjuster.RDT = s.opts.Classes.BlockIO, s.opts.Classes.RDT

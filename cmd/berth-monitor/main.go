@@ -4,6 +4,7 @@
 //	berth-monitor serve DIR [CGROUP]   serve the directory, in the background
 //	berth-monitor init                 libcontainer's init, for the monitor itself
 //	berth-monitor pod-init ...         init of a pod, for the monitor itself
+//	berth-monitor resolve-path PATH    look at a path that may hang, for berthd
 //	berth-monitor seccomp-filter   compile a seccomp profile, for the monitor itself
 //	berth-monitor version
 package main
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 	"github.com/berth-cri/berth/runtimeservice/monitor/seccompcache"
 )
@@ -32,6 +34,10 @@ func main() {
 	case len(os.Args) == 2 && os.Args[1] == seccompcache.Command:
 		fmt.Fprintln(os.Stderr, seccompcache.Compile(os.Stdin))
 		os.Exit(1)
+	case len(os.Args) == 3 && os.Args[1] == hostpath.Command:
+		if err := hostpath.Run(os.Args[2], os.Stdout); err != nil {
+			os.Exit(1)
+		}
 	default:
 		fmt.Fprintln(os.Stderr, "usage: berth-monitor serve DIR [CGROUP] | version")
 		os.Exit(2)

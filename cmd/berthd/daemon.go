@@ -22,6 +22,7 @@ import (
 	"github.com/berth-cri/berth/runtimeservice"
 	"github.com/berth-cri/berth/runtimeservice/classes"
 	"github.com/berth-cri/berth/runtimeservice/handlers"
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/spec"
 )
@@ -166,6 +167,11 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 	if err != nil {
 		return nil, fmt.Errorf("find out what the host can do: %w", err)
 	}
+	binary, err := monitorBinary(cfg.Runtime.MonitorBinary)
+	if err != nil {
+		return nil, err
+	}
+	host.Paths = hostpath.New(binary)
 	devices, err := newDevices(cfg.Runtime, s.Logger)
 	if err != nil {
 		return nil, err

@@ -277,6 +277,87 @@ func TestDeadVolumeHurtsItsPodsOnly(t *testing.T) {
 	}
 }
 
+// A path on a volume that is dead is not waited for by berthd itself: nobody can end a process
+// that does. It can be killed, and answers meanwhile; so can the monitor.
+func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
+	d := ownDaemon(t, "")
+	d.pull(t, busybox)
+	p := d.runPod(t, hostNetwork)
+	v := mountDeadVolume(t)
+	// Registered last, so it comes before the pod is removed.
+	t.Cleanup(v.abort)
+	v.dead.Store(true)
+	file, device, linked := v.dir+"/file0", v.dir+"/file1", link(t, v.dir+"/file2")
+	asked := map[string]ctrOption{
+		"a volume's file": mount(file, "/dead"),
+		"a volume":        mount(v.dir, "/dead"),
+		"a link to one":   mount(linked, "/dead"),
+		"a device": func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: device, ContainerPath: "/dev/x", Permissions: "rw"}}
+		},
+	}
+	var calls sync.WaitGroup
+	for what, option := range asked {
+		calls.Go(func() {
+			if _, err := p.tryCreate(option); err == nil {
+				t.Errorf("%s: a container was created on a dead volume", what)
+			}
+		})
+	}
+	for _, path := range []string{file, device, linked} {
+		eventually(t, "a process looks at "+path, func() bool { return resolving(t, path) })
+	}
+	for _, pid := range []int{d.PID(), d.monitor(t)} {
+		for _, stat := range glob(t, fmt.Sprintf("/proc/%d/task/*/stat", pid)) {
+			text, err := os.ReadFile(stat)
+			if err != nil {
+				continue // a thread that has ended
+			}
+			if _, after, _ := strings.Cut(string(text), ") "); strings.HasPrefix(after, "D") {
+				t.Errorf("a thread of process %d waits and cannot be killed", pid)
+			}
+		}
+	}
+	for name, call := range readingCalls(t, d) {
+		if err := answers(call); err != nil {
+			t.Errorf("%s meanwhile: %v", name, err)
+		}
+	}
+	d.restart(t, syscall.SIGKILL)
+	calls.Wait()
+	for name, call := range readingCalls(t, d) {
+		if err := answers(call); err != nil {
+			t.Errorf("%s after a restart: %v", name, err)
+		}
+	}
+	v.abort()
+	for _, path := range []string{file, device, linked} {
+		eventually(t, "nobody waits for a volume that is gone", func() bool { return !resolving(t, path) })
+	}
+}
+
+// link makes one to a path.
+func link(t testing.TB, to string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(to, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// resolving tells whether a process looks at a path of that name.
+func resolving(t testing.TB, path string) bool {
+	t.Helper()
+	for _, file := range glob(t, "/proc/[0-9]*/cmdline") {
+		text, err := os.ReadFile(file)
+		if err == nil && strings.HasSuffix(string(text), "\x00resolve-path\x00"+path+"\x00") {
+			return true
+		}
+	}
+	return false
+}
+
 // readingCalls are all that only look, by name; each of a container that hangs and
 // of one that does not.
 func readingCalls(t testing.TB, d *daemon, containers ...*ctr) map[string]func(context.Context) error {

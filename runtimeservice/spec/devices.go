@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 )
 
 // deviceTable is the container's devices and the rules of its device cgroup.
@@ -42,7 +44,7 @@ func buildDevices(ctx context.Context, in *Input) (*deviceTable, error) {
 	t := &deviceTable{}
 	if len(asked) > 0 {
 		var err error
-		if t, err = interruptible(ctx, "look at the container's devices", func() (*deviceTable, error) { return hostDevices(asked, podUserNamespace(in) != nil) }); err != nil {
+		if t, err = interruptible(ctx, "look at the container's devices", func() (*deviceTable, error) { return hostDevices(ctx, in) }); err != nil {
 			return nil, err
 		}
 	}
@@ -86,11 +88,12 @@ func checkDevice(field string, d *runtimeapi.Device) error {
 
 // hostDevices looks at the devices of a request. One that is a directory stands
 // for all devices in it.
-func hostDevices(asked []*runtimeapi.Device, userns bool) (*deviceTable, error) {
+func hostDevices(ctx context.Context, in *Input) (*deviceTable, error) {
+	userns := podUserNamespace(in) != nil
 	t := &deviceTable{}
-	for i, d := range asked {
+	for i, d := range in.Container.GetDevices() {
 		field := "config.devices[" + strconv.Itoa(i) + "].host_path"
-		source, err := resolveHostPath(field, d.GetHostPath())
+		source, err := deviceSource(ctx, in.Host.paths(), field, d.GetHostPath())
 		if err != nil {
 			return nil, err
 		}
@@ -112,6 +115,23 @@ func hostDevices(asked []*runtimeapi.Device, userns bool) (*deviceTable, error) 
 		}
 	}
 	return t, nil
+}
+
+// deviceSource resolves the path of a device. The file systems that devices are on are the
+// kernel's own; one that might not answer is not looked at.
+func deviceSource(ctx context.Context, paths *hostpath.Resolver, field, name string) (string, error) {
+	source, err := resolveHostPath(ctx, paths, field, name)
+	if err != nil {
+		return "", err
+	}
+	m, found, err := hostpath.FindMount(source.Mount)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", field, err)
+	}
+	if found && m.MayHang() {
+		return "", precondition(field, "%q is on a file system of type %s, which is not for devices", name, m.Type)
+	}
+	return source.Name, nil
 }
 
 func devicesAt(field, source, target string) ([]specs.LinuxDevice, error) {

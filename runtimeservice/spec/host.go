@@ -1,5 +1,7 @@
 package spec
 
+import "github.com/berth-cri/berth/runtimeservice/hostpath"
+
 // Host is what the machine and the daemon on it can do, as far as a container's
 // specification depends on it. DetectHost fills it; a test writes its own. It is not to be copied
 // nor changed once in use, and is then safe for concurrent use.
@@ -28,5 +30,15 @@ type Host struct {
 	// AppArmor is true where the kernel enforces it.
 	AppArmor bool
 
+	// Paths looks at the node's paths; nil has it done by this process.
+	Paths *hostpath.Resolver
+
 	seccomp seccompCache
+}
+
+func (h *Host) paths() *hostpath.Resolver {
+	if h == nil || h.Paths == nil {
+		return hostpath.New("")
+	}
+	return h.Paths
 }

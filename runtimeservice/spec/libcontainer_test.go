@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 )
 
 // toLibcontainer is what the monitor does with a specification.
@@ -77,7 +79,7 @@ func TestPrivilegedAcceptedByLibcontainer(t *testing.T) {
 
 func resolved(t *testing.T, name string) string {
 	t.Helper()
-	p, err := resolveHostPath("root file system", name)
+	p, err := hostpath.New("").Resolve(t.Context(), name)
 	must(t, err)
-	return p
+	return p.Name
 }

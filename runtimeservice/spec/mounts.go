@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 )
 
 // mountTable is what a container's mounts come to.
@@ -45,7 +47,7 @@ func buildMounts(ctx context.Context, in *Input, m modes) (*mountTable, error) {
 	var resolved []hostMount
 	if len(asked) > 0 {
 		var err error
-		if resolved, err = interruptible(ctx, "resolve the container's mounts", func() ([]hostMount, error) { return resolveMounts(asked, in.ImageMounts) }); err != nil {
+		if resolved, err = interruptible(ctx, "resolve the container's mounts", func() ([]hostMount, error) { return resolveMounts(ctx, in) }); err != nil {
 			return nil, err
 		}
 	}
@@ -201,15 +203,16 @@ func checkDestination(field, dst string) error {
 }
 
 // resolveMounts looks at the sources of checked mounts.
-func resolveMounts(asked []*runtimeapi.Mount, images map[int]ImageMount) ([]hostMount, error) {
+func resolveMounts(ctx context.Context, in *Input) ([]hostMount, error) {
+	asked := in.Container.GetMounts()
 	resolved := make([]hostMount, 0, len(asked))
 	for i, m := range asked {
 		field := "config.mounts[" + strconv.Itoa(i) + "]"
 		var h hostMount
 		var err error
 		if m.GetImage() == nil {
-			h, err = resolveMount(field, m)
-		} else if image, ok := images[i]; ok {
+			h, err = resolveMount(ctx, in.Host.paths(), field, m)
+		} else if image, ok := in.ImageMounts[i]; ok {
 			h, err = resolveImageMount(field, m, image)
 		} else {
 			err = fmt.Errorf("build specification: the image of %s is not mounted", field)
@@ -222,8 +225,8 @@ func resolveMounts(asked []*runtimeapi.Mount, images map[int]ImageMount) ([]host
 	return resolved, nil
 }
 
-func resolveMount(field string, m *runtimeapi.Mount) (hostMount, error) {
-	source, err := resolveHostPath(field+".host_path", m.GetHostPath())
+func resolveMount(ctx context.Context, paths *hostpath.Resolver, field string, m *runtimeapi.Mount) (hostMount, error) {
+	source, err := resolveHostPath(ctx, paths, field+".host_path", m.GetHostPath())
 	if err != nil {
 		return hostMount{}, err
 	}
@@ -253,31 +256,38 @@ func resolveMount(field string, m *runtimeapi.Mount) (hostMount, error) {
 	case m.GetReadonly():
 		mode = "ro"
 	}
-	h.mount = bind(source, dst, propagation, mode)
+	h.mount = bind(source.Name, dst, propagation, mode)
 	h.mount.Options = withMountOptions(h.mount.Options, m)
 	mountMappings(m, &h.mount)
 	return h, nil
 }
 
 // resolveHostPath follows the links of a path of the node.
-func resolveHostPath(field, name string) (string, error) {
-	source, err := filepath.EvalSymlinks(name)
+func resolveHostPath(ctx context.Context, paths *hostpath.Resolver, field, name string) (hostpath.Path, error) {
+	source, err := paths.Resolve(ctx, name)
 	switch {
 	case err == nil:
 		return source, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return "", missing(field, "%q does not exist on the node", name)
+		return source, missing(field, "%q does not exist on the node", name)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
+		return source, invalid(field, "%v", err)
+	case errors.Is(err, hostpath.ErrNoAnswer):
+		return source, fmt.Errorf("%s: %w: %w", field, err, errdefs.ErrUnavailable)
+	case ctx.Err() != nil:
+		return source, fmt.Errorf("%s: %w", field, err)
 	}
-	return "", fmt.Errorf("%s: resolve %q: %w", field, name, err)
+	// Such as ENOTCONN and EIO, of a file system whose server has died.
+	return source, precondition(field, "%v", err)
 }
 
-func checkProcSource(field, source string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(source, &st); err != nil {
-		return fmt.Errorf("%s: %q: %w", field, source, err)
+func checkProcSource(field string, source hostpath.Path) error {
+	m, found, err := hostpath.FindMount(source.Mount)
+	if err != nil {
+		return fmt.Errorf("%s: %q: %w", field, source.Name, err)
 	}
-	if st.Type != unix.PROC_SUPER_MAGIC {
-		return invalid(field, "%q over /proc is not a proc file system", source)
+	if !found || m.Type != "proc" {
+		return invalid(field, "%q over /proc is not a proc file system", source.Name)
 	}
 	return nil
 }

@@ -189,30 +189,6 @@ func TestProcOfTheNode(t *testing.T) {
 	wantEqual(t, "type of /proc", mountAt(t, s.Mounts, "/proc").Type, "bind")
 }
 
-func TestMountinfo(t *testing.T) {
-	tests := []struct {
-		line          string
-		where         string
-		shared, slave bool
-		ok            bool
-	}{
-		{"36 35 98:0 /mnt1 /mnt2 rw,noatime - ext3 /dev/root rw", "/mnt2", false, false, true},
-		{"36 35 98:0 / /a rw shared:7 - ext3 /dev/root rw", "/a", true, false, true},
-		{"36 35 98:0 / /a rw master:1 - ext3 /dev/root rw", "/a", false, true, true},
-		{"36 35 98:0 / /a rw shared:2 master:1 propagate_from:3 - ext3 x rw", "/a", true, true, true},
-		{"36 35 98:0 / /a rw - ext3 shared:7 rw", "/a", false, false, true},
-		{"37 36 98:0 / /a rw shared:7 - ext3 x rw", "", false, false, false},
-		{"36 35", "", false, false, false},
-		{"", "", false, false, false},
-	}
-	for _, tc := range tests {
-		where, shared, slave, ok := parseMountinfo(tc.line, 36)
-		if where != tc.where || shared != tc.shared || slave != tc.slave || ok != tc.ok {
-			t.Errorf("%q is %q, %v, %v, %v", tc.line, where, shared, slave, ok)
-		}
-	}
-}
-
 func TestInterruptible(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()

@@ -1,78 +1,44 @@
 package spec
 
 import (
-	"bufio"
+	"context"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 )
 
 // CheckPropagation is for a mount that no request asks for: bothWays stands for one
 // whose mounts also leave the container. The error is ErrFailedPrecondition.
-func CheckPropagation(source string, bothWays bool) error {
+func (h *Host) CheckPropagation(ctx context.Context, source string, bothWays bool) error {
+	const field = "mount propagation"
 	want := runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
 	if bothWays {
 		want = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
 	}
-	return checkPropagation("mount propagation", source, want)
+	at, err := resolveHostPath(ctx, h.paths(), field, source)
+	if err != nil {
+		return err
+	}
+	return checkPropagation(field, at, want)
 }
 
 // checkPropagation refuses a propagation that the mount under source cannot
 // carry: mounts reach the container only from a shared or slave mount, and leave
 // it only into a shared one.
-func checkPropagation(field, source string, want runtimeapi.MountPropagation) error {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, source, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st); err != nil {
-		return fmt.Errorf("%s: look at %q: %w", field, source, err)
-	}
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+func checkPropagation(field string, source hostpath.Path, want runtimeapi.MountPropagation) error {
+	m, found, err := hostpath.FindMount(source.Mount)
+	toContainer := want == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	switch {
+	case err != nil:
 		return fmt.Errorf("%s: %w", field, err)
+	case !found:
+		return precondition(field, "the mount of %q went away", source.Name)
+	case m.Shared, m.Slave && toContainer:
+		return nil
+	case toContainer:
+		return precondition(field, "%q is on %q, which is not a shared or slave mount", source.Name, m.Point)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		where, shared, slave, ok := parseMountinfo(lines.Text(), st.Mnt_id)
-		switch {
-		case !ok:
-			continue
-		case shared, slave && want == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-			return nil
-		case want == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-			return precondition(field, "%q is on %q, which is not a shared or slave mount", source, where)
-		default:
-			return precondition(field, "%q is on %q, which is not a shared mount", source, where)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%s: read mountinfo: %w", field, err)
-	}
-	return precondition(field, "the mount of %q went away", source)
-}
-
-// parseMountinfo reads a line of /proc/self/mountinfo (proc(5)) if it is that of
-// the mount id.
-func parseMountinfo(line string, id uint64) (mountpoint string, shared, slave, ok bool) {
-	first, rest, _ := strings.Cut(line, " ")
-	if n, err := strconv.ParseUint(first, 10, 64); err != nil || n != id {
-		return "", false, false, false
-	}
-	f := strings.Fields(rest)
-	if len(f) < 5 {
-		return "", false, false, false
-	}
-	// parent, device, root, mount point, options, then tags up to "-".
-	for _, tag := range f[5:] {
-		if tag == "-" {
-			break
-		}
-		shared = shared || strings.HasPrefix(tag, "shared:")
-		slave = slave || strings.HasPrefix(tag, "master:")
-	}
-	return f[3], shared, slave, true
+	return precondition(field, "%q is on %q, which is not a shared mount", source.Name, m.Point)
 }
