@@ -104,6 +104,8 @@ type Images struct {
 	PolicyFile      string        `yaml:"policyFile"`
 	// DecryptionKeysDir has the keys of encrypted images.
 	DecryptionKeysDir string `yaml:"decryptionKeysDir"`
+	// Serve is the registry for other nodes.
+	Serve Serve `yaml:"serve"`
 }
 
 // Network is about CNI.

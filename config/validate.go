@@ -103,6 +103,7 @@ func (k *checker) images(c *Images) {
 	}
 	k.optionalPath("images.dockerConfig", c.DockerConfig)
 	k.optionalPath("images.decryptionKeysDir", c.DecryptionKeysDir)
+	k.serve(c)
 	k.oneOf("images.inflate", c.Inflate, InflateAuto, InflateGo)
 	for i, pattern := range c.Pinned {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {

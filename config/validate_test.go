@@ -44,6 +44,18 @@ func TestValidate(t *testing.T) {
 		{"images.pinned[1]", func(c *Config) { c.Images.Pinned = []string{"a", ""} }},
 		{"images.platform", func(c *Config) { c.Images.Platform = "amd64" }},
 		{"images.platform", func(c *Config) { c.Images.Platform = "windows/amd64" }},
+		{"images.decryptionKeysDir", func(c *Config) { c.Images.DecryptionKeysDir = "keys" }},
+		{"images.serve.address", func(c *Config) { c.Images.Serve.Address = "5000" }},
+		{"images.serve.address", func(c *Config) { served(c); c.Images.KeepBlobs = false }},
+		{"images.serve.repositories", func(c *Config) { served(c); c.Images.Serve.Repositories = nil }},
+		{"images.serve.repositories[0]", func(c *Config) { c.Images.Serve.Repositories = []string{""} }},
+		{"images.serve.tlsCert", func(c *Config) { served(c); c.Images.Serve.TLSCert, c.Images.Serve.TLSKey = "", "" }},
+		{"images.serve.tlsKey", func(c *Config) { c.Images.Serve.TLSCert = "/cert" }},
+		{"images.serve.clientCA", func(c *Config) { c.Images.Serve.ClientCA = "/ca" }},
+		{"images.serve.tokensFile", func(c *Config) { served(c); c.Images.Serve.TokensFile = "" }},
+		{"images.serve.tokensFile", func(c *Config) { c.Images.Serve.TokensFile = "tokens" }},
+		{"images.serve.maxTransfers", func(c *Config) { c.Images.Serve.MaxTransfers = -1 }},
+		{"images.serve.bandwidth", func(c *Config) { c.Images.Serve.Bandwidth = 1 }},
 		{"network.confDirs", func(c *Config) { c.Network.ConfDirs = nil }},
 		{"network.binDirs[0]", func(c *Config) { c.Network.BinDirs = []string{"~/bin"} }},
 		{"network.timeout", func(c *Config) { c.Network.Timeout = 0 }},
@@ -144,4 +156,23 @@ func TestValidateNamesEveryKey(t *testing.T) {
 
 func handlers(name string, h Handler) func(*Config) {
 	return func(c *Config) { c.Runtimes = map[string]Handler{name: h} }
+}
+
+// served makes the node's images be served in a way that is right.
+func served(c *Config) {
+	c.Images.Serve = Serve{
+		Address: "10.0.0.1:5000", Repositories: []string{"docker.io/**"}, TLSCert: "/cert", TLSKey: "/key", TokensFile: "/tokens",
+	}
+}
+
+func TestServedImages(t *testing.T) {
+	c := valid()
+	served(&c)
+	if err := Validate(c); err != nil {
+		t.Error(err)
+	}
+	c.Images.Serve = Serve{Address: "[::1]:0", Repositories: []string{"**"}}
+	if err := Validate(c); err != nil {
+		t.Errorf("on loopback, without protection: %v", err)
+	}
 }

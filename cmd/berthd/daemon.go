@@ -95,10 +95,15 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	if err != nil {
 		return err
 	}
+	serveImages, err := newNodeRegistry(cfg.Images.Serve, images, s)
+	if err != nil {
+		return err
+	}
 	s.Logger.Info("took up what was there", "duration", time.Since(began))
 
 	group, working := errgroup.WithContext(ctx)
 	group.Go(func() error { return images.Run(working) })
+	group.Go(func() error { return serveImages(working) })
 	group.Go(func() error { return networks.Run(working) })
 	group.Go(func() error { return processes.Run(working) })
 	group.Go(func() error { return ways.Run(working) })

@@ -31,3 +31,12 @@ func matchAny(all []pattern, name string) bool {
 	}
 	return false
 }
+
+// Names are patterns of names, for others that choose by them.
+type Names []pattern
+
+// ParseNames reads patterns; at names them in errors.
+func ParseNames(at string, texts []string) (Names, error) { return patterns(at, texts) }
+
+// Match tells whether one of them fits the name.
+func (n Names) Match(name string) bool { return matchAny(n, name) }
