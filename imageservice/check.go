@@ -30,6 +30,7 @@ const (
 const (
 	CheckImage = "image" // its record, configuration and manifest
 	CheckLayer = "layer"
+	CheckBlob  = "blob" // as it came from the registry
 )
 
 // CheckOptions say what Check looks at and does.
@@ -38,6 +39,9 @@ type CheckOptions struct {
 	// volumes whose images are gone.
 	Images []string
 	Repair bool
+	// Quick compares layers with their inventories only. Else those whose blob is kept
+	// are also unpacked from it once more, beside, which proves their DiffIDs.
+	Quick bool
 }
 
 // Finding is what Check says of one thing.
@@ -74,9 +78,14 @@ func (s *Service) Check(ctx context.Context, o CheckOptions, report func(Finding
 	if _, err := s.store.Sync(ctx); err != nil {
 		s.log.Warn("bring layers to the disk", "error", err)
 	}
-	c := checker{s: s, repair: o.Repair, report: report}
+	c := checker{s: s, repair: o.Repair, quick: o.Quick, report: report}
 	for _, img := range images {
 		if err := c.image(ctx, img); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.blobsToCheck(images) {
+		if err := c.blob(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -133,6 +142,7 @@ func (s *Service) layersToCheck(images []*store.Image, all bool) []digest.Digest
 type checker struct {
 	s      *Service
 	repair bool
+	quick  bool
 	report func(Finding) error
 }
 
@@ -213,9 +223,66 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (err error) {
 	case !found.Same():
 		f.State, f.Problems = CheckDamaged, problems(found)
 	default:
-		return c.report(f)
+		c.prove(ctx, id, &f)
+		if f.State != CheckDamaged {
+			return c.report(f)
+		}
 	}
 	c.mend(&f, func() (string, error) { return c.s.replaceLayer(ctx, id) })
+	return c.report(f)
+}
+
+// prove has a layer that is as its inventory says held against its blob.
+func (c *checker) prove(ctx context.Context, id digest.Digest, f *Finding) {
+	f.Detail = "as its inventory says"
+	if c.quick {
+		return
+	}
+	switch err := c.s.proveLayer(ctx, id); {
+	case err == nil:
+		f.Detail = "as its DiffID says"
+	case errors.Is(err, errOther):
+		f.State, f.Detail, f.Problems = CheckDamaged, "", []string{err.Error()}
+	case !errors.Is(err, errNotKept) && ctx.Err() == nil:
+		f.Detail += "; its DiffID was not verified: " + err.Error()
+	}
+}
+
+// blobsToCheck are the kept blobs of the images.
+func (s *Service) blobsToCheck(images []*store.Image) []digest.Digest {
+	var list []digest.Digest
+	for _, img := range images {
+		for _, d := range img.Blobs() {
+			if s.store.Content().Has(d) {
+				list = append(list, d)
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func (c *checker) blob(ctx context.Context, d digest.Digest) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	f := Finding{Kind: CheckBlob, ID: d.String(), State: CheckIntact}
+	for _, img := range c.s.store.Images() {
+		if slices.Contains(img.Blobs(), d) {
+			f.Images = append(f.Images, imageName(img))
+		}
+	}
+	if info, err := c.s.store.Content().Stat(d); err == nil {
+		f.Bytes = uint64(info.Size)
+	}
+	err := c.s.store.Content().Verify(d)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		f.State, f.Problems = CheckDamaged, []string{err.Error()}
+		c.mend(&f, func() (string, error) { return "fetched again", c.s.refetchBlob(ctx, d) })
+	}
 	return c.report(f)
 }
 

@@ -84,7 +84,7 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, r := newService(t), newRegistry(t)
+			s, r := newService(t, discardBlobs), newRegistry(t)
 			i, lower, upper := twoLayers()
 			id := mustPull(t, s, push(t, r, "app", "1", i))
 			damaged, whole := "layer "+lower.DiffID.String(), "layer "+upper.DiffID.String()
@@ -190,7 +190,7 @@ func TestRepairUnderContainer(t *testing.T) {
 
 // What is lost is found when a container is to be made, and fetched again alone, once.
 func TestLostLayerAtCreate(t *testing.T) {
-	s, r := newService(t), newRegistry(t)
+	s, r := newService(t, discardBlobs), newRegistry(t)
 	i, lower, upper := twoLayers()
 	id := mustPull(t, s, push(t, r, "app", "1", i))
 	if err := os.RemoveAll(filepath.Dir(s.store.Diff(lower.DiffID))); err != nil {
@@ -226,7 +226,7 @@ func TestLostLayerAtCreate(t *testing.T) {
 }
 
 func TestLostLayerWithoutRegistry(t *testing.T) {
-	s, r := newService(t), newRegistry(t)
+	s, r := newService(t, discardBlobs), newRegistry(t)
 	i, lower, _ := twoLayers()
 	id := mustPull(t, s, push(t, r, "app", "1", i))
 	r.Close()
@@ -295,5 +295,68 @@ func TestCheckWithoutInventory(t *testing.T) {
 	expectState(t, check(t, s, CheckOptions{}), what, CheckIntact)
 	if err := s.Check(bg, CheckOptions{Images: []string{"none"}}, nil); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Error(err)
+	}
+}
+
+func discardBlobs(o *Options) { o.DiscardBlobs = true }
+
+// With the blobs on the node, all is proven and repaired without the registry.
+func TestRepairFromKeptBlobs(t *testing.T) {
+	s, r := newService(t), newRegistry(t)
+	i, lower, upper := twoLayers()
+	id := mustPull(t, s, push(t, r, "app", "1", i))
+	r.Close()
+	low, up := "layer "+lower.DiffID.String(), "layer "+upper.DiffID.String()
+	for what, f := range check(t, s, CheckOptions{}) {
+		if f.State != CheckIntact || f.Kind == CheckLayer && f.Detail != "as its DiffID says" {
+			t.Errorf("%s: %+v", what, f)
+		}
+	}
+	spoil(t, s, lower, "dir/file")
+	if err := os.RemoveAll(filepath.Dir(s.store.Diff(upper.DiffID))); err != nil {
+		t.Fatal(err)
+	}
+	found := check(t, s, CheckOptions{Repair: true})
+	expectState(t, found, low, CheckRepaired)
+	expectState(t, found, up, CheckRepaired)
+	found = check(t, s, CheckOptions{Quick: true})
+	expectState(t, found, low, CheckIntact)
+	expectState(t, found, up, CheckIntact)
+	root := mount(t, s, "c", id)
+	if got := read(t, root, "dir/file") + read(t, root, "top"); got != strings.Repeat("good", 5000)+"top" {
+		t.Errorf("%d bytes", len(got))
+	}
+	removeAll(t, s, "c", id)
+	expectEmpty(t, s)
+	expectNoSuperseded(t, s)
+}
+
+// An inventory that was taken of a layer which was wrong already is found out.
+func TestProofAgainstBlob(t *testing.T) {
+	s, r := newService(t), newRegistry(t)
+	i, lower, _ := twoLayers()
+	mustPull(t, s, push(t, r, "app", "1", i))
+	spoil(t, s, lower, "dir/file") // before Sync has seen it
+	what := "layer " + lower.DiffID.String()
+	expectState(t, check(t, s, CheckOptions{Quick: true}), what, CheckIntact)
+	expectState(t, check(t, s, CheckOptions{}), what, CheckDamaged)
+	expectState(t, check(t, s, CheckOptions{Repair: true}), what, CheckRepaired)
+	expectState(t, check(t, s, CheckOptions{}), what, CheckIntact)
+}
+
+func TestCheckBlobs(t *testing.T) {
+	s, r := newService(t), newRegistry(t)
+	i, lower, _ := twoLayers()
+	mustPull(t, s, push(t, r, "app", "1", i))
+	content, _ := i.Manifest()
+	for _, d := range []digest.Digest{lower.Descriptor.Digest, digest.FromBytes(content), digest.Digest(i.ID())} {
+		path := s.store.Content().Path(d)
+		if err := os.Truncate(path, 10); err != nil {
+			t.Fatal(err)
+		}
+		what := "blob " + d.String()
+		expectState(t, check(t, s, CheckOptions{Quick: true}), what, CheckDamaged)
+		expectState(t, check(t, s, CheckOptions{Repair: true}), what, CheckRepaired)
+		expectState(t, check(t, s, CheckOptions{}), what, CheckIntact)
 	}
 }

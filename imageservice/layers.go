@@ -99,6 +99,14 @@ func (s *Service) fetchLayer(ctx context.Context, r layerRequest) error {
 	if r.local != nil {
 		return s.unpackLocal(ctx, r)
 	}
+	err := s.unpackKept(ctx, r)
+	if err == nil {
+		r.bar.finish()
+		return nil
+	}
+	if r.repo == nil || ctx.Err() != nil || errors.Is(err, errdefs.ErrResourceExhausted) {
+		return err
+	}
 	used, err := s.unpackLayer(ctx, r, "")
 	if r.file != nil && r.file.Name != "" && r.file.Archive && errors.Is(err, layer.ErrHostile) {
 		// A file that is only called an archive.
@@ -189,11 +197,7 @@ func (s *Service) unpackLayer(ctx context.Context, r layerRequest, only string) 
 	}
 	failpoint.Pass("pull/layer/unpacked")
 	s.counters.layers.Add(1)
-	commit := r.commit
-	if commit == nil {
-		commit = func(in *store.Ingest, rec store.Layer) error { return in.Commit(rec, r.lease) }
-	}
-	err = commit(in, layerRecord(r, res))
+	err = r.finish(in, res)
 	blob.end(err)
 	return nil, err
 }

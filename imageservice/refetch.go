@@ -30,7 +30,11 @@ func (s *Service) refetch(ctx context.Context, id digest.Digest, lease *store.Le
 		if index < 0 {
 			continue
 		}
-		err := s.atSources(ctx, img, func(repo *registry.Repository, ref reference.Reference) error {
+		err := s.refetchKept(ctx, img, index, lease, commit)
+		if err == nil || ctx.Err() != nil || errors.Is(err, errdefs.ErrResourceExhausted) {
+			return err
+		}
+		err = s.atSources(ctx, img, func(repo *registry.Repository, ref reference.Reference) error {
 			r, err := s.remembered(ctx, img, repo, ref)
 			if err != nil {
 				return err
@@ -81,9 +85,12 @@ func (s *Service) atSources(ctx context.Context, img *store.Image, f func(*regis
 }
 
 // remembered is what a pull of the image had found out, from the manifest that was
-// kept, or from the registry if that is damaged.
+// kept, or from the registry, if there is one, when that is damaged.
 func (s *Service) remembered(ctx context.Context, img *store.Image, repo *registry.Repository, ref reference.Reference) (*resolved, error) {
 	content, err := s.store.Manifest(img)
+	if err != nil && repo == nil {
+		return nil, err
+	}
 	if err != nil {
 		doc, rerr := repo.Manifest(ctx, ref, manifest.MaxSize, nil)
 		if rerr != nil {

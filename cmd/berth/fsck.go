@@ -16,8 +16,8 @@ import (
 )
 
 type fsckFlags struct {
-	repair, verbose bool
-	format          output.Format
+	repair, quick, verbose bool
+	format                 output.Format
 }
 
 func (a *app) fsckCommand() *cobra.Command {
@@ -26,8 +26,10 @@ func (a *app) fsckCommand() *cobra.Command {
 		Use:   "fsck [IMAGE...]",
 		Short: "Verify images and layers on the disk, and repair them",
 		Long: `fsck reads all that is kept of the images, or of those named, and compares it with
-what was verified when they were pulled. With --repair, what is damaged is fetched
-again from its registry, with the node's own credentials.
+what was verified when they were pulled. Layers whose original blobs are kept are
+unpacked from these once more, beside, and compared: that proves their DiffIDs, and
+takes room for one layer. With --repair, what is damaged is fetched
+again: from the kept blob, else from its registry with the node's own credentials.
 
 Pods run on meanwhile. A container that uses a damaged layer keeps it until it is
 removed; those that are made after the repair have the repaired one.
@@ -39,6 +41,7 @@ The exit code is 1 if something is damaged at the end.`,
 		}),
 	}
 	cmd.Flags().BoolVar(&flags.repair, "repair", false, "fetch again what is damaged")
+	cmd.Flags().BoolVar(&flags.quick, "quick", false, "do not unpack the kept blobs beside their layers to compare them")
 	cmd.Flags().BoolVarP(&flags.verbose, "verbose", "v", false, "tell also of what is intact")
 	outputFlag(cmd, &flags.format, output.Table)
 	return cmd
@@ -51,7 +54,7 @@ type fsckCounts struct {
 }
 
 func (a *app) fsck(ctx context.Context, c *client.Client, images []string, flags *fsckFlags) error {
-	stream, err := c.Storage.Check(ctx, berthapi.CheckRequest{Images: images, Repair: flags.repair})
+	stream, err := c.Storage.Check(ctx, berthapi.CheckRequest{Images: images, Repair: flags.repair, Quick: flags.quick})
 	if err != nil {
 		return err
 	}
@@ -85,7 +88,7 @@ func (a *app) fsck(ctx context.Context, c *client.Client, images []string, flags
 			counts.states["intact"], counts.states["repaired"], counts.states["unverified"], counts.states["damaged"])
 	}
 	if n := counts.states["damaged"]; n > 0 {
-		err := fmt.Errorf("%d images or layers are damaged", n)
+		err := fmt.Errorf("%d images, layers or blobs are damaged", n)
 		if !flags.repair {
 			return client.WithHint(err, "`berth fsck --repair` fetches them again")
 		}

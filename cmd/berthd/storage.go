@@ -111,7 +111,7 @@ func filesystems(dirs []string) []berthapi.Filesystem {
 
 // Check implements berthapi.StorageServer.
 func (s *storage) Check(ctx context.Context, req berthapi.CheckRequest, send func(berthapi.Finding) error) error {
-	o := imageservice.CheckOptions{Images: req.Images, Repair: req.Repair}
+	o := imageservice.CheckOptions{Images: req.Images, Repair: req.Repair, Quick: req.Quick}
 	return s.images.Check(ctx, o, func(f imageservice.Finding) error {
 		return send(berthapi.Finding{
 			Kind: f.Kind, ID: f.ID, Images: f.Images, State: f.State, Detail: f.Detail, Problems: f.Problems, Bytes: f.Bytes,

@@ -59,6 +59,8 @@ type DiskUsage struct {
 type CheckRequest struct {
 	Images []string `json:"images,omitempty"`
 	Repair bool     `json:"repair,omitempty"`
+	// Quick compares layers with their inventories only, and not with their blobs.
+	Quick bool `json:"quick,omitempty"`
 }
 
 // Finding is what a check says of one thing.

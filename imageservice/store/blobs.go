@@ -149,6 +149,13 @@ func (s *Store) disposeBlobs(ds []digest.Digest) error {
 	return s.dispose(nil, s.takeBlobs(ds)...)
 }
 
+// DropBlob removes a blob that is damaged, whoever refers to it: they have it again
+// when it comes back. It is idempotent.
+func (s *Store) DropBlob(d digest.Digest) error {
+	s.commit.Lock()
+	return s.disposeBlobs([]digest.Digest{d})
+}
+
 // dropBlobs removes from sight the blobs that nothing refers to.
 func (s *Store) dropBlobs() error {
 	list, err := s.content.List()

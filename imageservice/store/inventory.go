@@ -42,6 +42,13 @@ func (s *Store) takeInventory(ctx context.Context, l Layer) error {
 	return nil
 }
 
+// Inventory is the digest of the inventory of a layer that was unpacked and not
+// committed yet.
+func (in *Ingest) Inventory(ctx context.Context, rec Layer) (digest.Digest, error) {
+	d, _, err := inventory.Write(ctx, in.dir+"/"+inventoryFile, in.dir+"/"+diffDir, rec.Implied)
+	return d, err
+}
+
 // CheckLayer compares a layer with its inventory. It reads all of the layer. The
 // error is ErrUnverifiable if it has none, errdefs.ErrNotFound if the layer is not
 // there.
