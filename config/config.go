@@ -91,6 +91,7 @@ const (
 
 // Images is about pulling and unpacking.
 type Images struct {
+	Dir             string        `yaml:"dir"`
 	CertsDirs       []string      `yaml:"certsDirs"`
 	ParallelLayers  int           `yaml:"parallelLayers"`
 	BlobConnections int           `yaml:"blobConnections"`
@@ -118,6 +119,7 @@ type Network struct {
 
 // Runtime is about containers.
 type Runtime struct {
+	WritableDir         string            `yaml:"writableDir"`
 	DefaultHandler      string            `yaml:"defaultHandler" reload:"live"`
 	CgroupDriver        string            `yaml:"cgroupDriver"`
 	MonitorBinary       string            `yaml:"monitorBinary"`

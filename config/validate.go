@@ -79,11 +79,26 @@ func (k *checker) directories(c *Config) {
 	} else if rootOK && stateOK && (within(c.Root, c.State) || within(c.State, c.Root)) {
 		k.fail("state", "%q and root %q have to lie beside each other: one outlives a reboot, the other does not", c.State, c.Root)
 	}
+	k.storage(c, "images.dir", c.Images.Dir)
+	k.storage(c, "runtime.writableDir", c.Runtime.WritableDir)
 	if len(c.State) > maxStatePath {
 		k.fail("state", "%q is longer than %d bytes; sockets are made below it", c.State, maxStatePath)
 	}
 	if k.absPath("address", c.Address) && len(c.Address) > maxSocketPath {
 		k.fail("address", "%q is longer than the %d bytes that the kernel allows for a socket", c.Address, maxSocketPath)
+	}
+}
+
+// storage checks a directory that takes a part of root's content.
+func (k *checker) storage(c *Config, key, dir string) {
+	if dir == "" || dir == c.Root || !k.absPath(key, dir) {
+		return
+	}
+	for _, other := range []string{c.Root, c.State, c.Images.Dir, c.Runtime.WritableDir} {
+		if other != "" && other != dir && (within(dir, other) || within(other, dir)) {
+			k.fail(key, "%q and %q have to lie beside each other", dir, other)
+			return
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -227,7 +228,7 @@ func (v *surveyor) rest(foreign map[string]bool) error {
 			return err
 		}
 	}
-	for _, root := range v.s.store.Roots() {
+	for _, root := range v.s.Roots() {
 		if err := v.root(root, foreign); err != nil {
 			return err
 		}
@@ -273,4 +274,8 @@ func (v *surveyor) root(root string, foreign map[string]bool) error {
 }
 
 // Roots are the directories below which the service keeps what it has.
-func (s *Service) Roots() []string { return s.store.Roots() }
+func (s *Service) Roots() []string {
+	roots := append([]string{s.opts.Root}, s.store.Roots()...)
+	slices.Sort(roots)
+	return slices.Compact(roots)
+}

@@ -9,14 +9,13 @@ import (
 )
 
 // ImageFsInfo implements ImageService.ImageFsInfo. Usage comes from counters that
-// unpacking and the background measurements keep: no directory is read. Images
-// and containers are on the same file system, which is how the kubelet takes two
-// equal mountpoints.
+// unpacking and the background measurements keep: no directory is read. Two equal
+// mountpoints tell the kubelet that images and containers share a file system.
 func (s *Service) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
 	now := time.Now().UnixNano()
 	return &runtimeapi.ImageFsInfoResponse{
-		ImageFilesystems:     []*runtimeapi.FilesystemUsage{s.fsUsage(now, s.imageUsage())},
-		ContainerFilesystems: []*runtimeapi.FilesystemUsage{s.fsUsage(now, s.store.TotalRootfsUsage())},
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{fsUsage(now, s.store.Root(), s.imageUsage())},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{fsUsage(now, s.store.WritableRoot(), s.store.TotalRootfsUsage())},
 	}, nil
 }
 
@@ -29,10 +28,10 @@ func (s *Service) imageUsage() tree.Usage {
 	return u
 }
 
-func (s *Service) fsUsage(now int64, u tree.Usage) *runtimeapi.FilesystemUsage {
+func fsUsage(now int64, dir string, u tree.Usage) *runtimeapi.FilesystemUsage {
 	return &runtimeapi.FilesystemUsage{
 		Timestamp:  now,
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: s.store.Root()},
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: dir},
 		UsedBytes:  &runtimeapi.UInt64Value{Value: u.Bytes},
 		InodesUsed: &runtimeapi.UInt64Value{Value: u.Inodes},
 	}

@@ -35,6 +35,9 @@ const (
 type Options struct {
 	// Root is the directory that survives a reboot, /var/lib/berth.
 	Root string
+	// ImagesDir is the directory of images and layers, and WritableDir that of the
+	// containers' writable layers; Root by default.
+	ImagesDir, WritableDir string
 	// State is the directory that does not survive a reboot, for what is mounted;
 	// Root by default.
 	State string
@@ -168,7 +171,7 @@ func New(o Options) (*Service, error) {
 	if s.decryption, err = newDecryption(o.DecryptionKeysDir, o.Logger); err != nil {
 		return nil, err
 	}
-	if s.store, err = store.Open(o.Root, o.Logger); err != nil {
+	if s.store, err = store.Open(store.Places{Root: o.Root, Images: o.ImagesDir, Writable: o.WritableDir}, o.Logger); err != nil {
 		return nil, err
 	}
 	s.pullCtx, s.pullStop = context.WithCancelCause(context.Background())

@@ -10,11 +10,13 @@ import (
 	"github.com/berth-cri/berth/config"
 )
 
-// takeDirectories makes the root and the state directory, checks that they can
+// takeDirectories makes the root and the state directory, and those that take a part of
+// the root's content, checks that they can
 // be used, and locks both: two daemons that share only one of them would
 // destroy each other's work just as well. The locks end with the process.
 func takeDirectories(cfg config.Config) (release func(), err error) {
 	var locks []*pidlock.Lock
+	taken := map[string]bool{}
 	release = func() {
 		for _, l := range locks {
 			l.Release()
@@ -28,7 +30,13 @@ func takeDirectories(cfg config.Config) (release func(), err error) {
 		// with a user namespace passes it, who is nobody special on the node.
 		{"state", cfg.State, 0o711},
 		{"root", cfg.Root, 0o700},
+		{"images", cfg.Images.Dir, 0o700},
+		{"writable layers", cfg.Runtime.WritableDir, 0o700},
 	} {
+		if taken[dir.path] || dir.path == "" {
+			continue
+		}
+		taken[dir.path] = true
 		lock, err := takeDirectory(dir.path, dir.mode)
 		if err != nil {
 			release()

@@ -28,6 +28,9 @@ func (s *Store) Dirs() []Dir {
 		{s.path(emptyDir), orphan, nil},
 		{s.path(blobsDir), record, isAlgorithm},
 	}
+	if s.writable != s.root {
+		all = append(all, Dir{s.writable + "/" + ingestDir, ingest, nil})
+	}
 	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 		all = append(all, Dir{s.path(blobsDir, algorithm.String()), orphan, func(name string) bool {
 			return digest.NewDigestFromEncoded(algorithm, name).Validate() == nil
@@ -48,7 +51,12 @@ func (s *Store) knownRootfs(name string) bool {
 }
 
 // Roots are the directories that the store's own are in.
-func (s *Store) Roots() []string { return []string{s.root} }
+func (s *Store) Roots() []string {
+	if s.writable == s.root {
+		return []string{s.root}
+	}
+	return []string{s.root, s.writable}
+}
 
 // Owns tells whether a path in one of Roots is a directory of the store.
 func (s *Store) Owns(path string) bool {

@@ -14,6 +14,8 @@
 //	damaged/                   records that were not whole
 //	empty/                     the layer of images that have none
 //
+// rootfs/ may lie in a directory on another file system, beside an ingest/ of its own.
+//
 // A directory comes into images/ and layers/ by a rename and leaves it by one, so
 // that a kill at any instruction leaves whole ones there and the rest in ingest/,
 // which is emptied at the next start. Nothing is synced on the way of a pull:
@@ -56,9 +58,12 @@ const bootIDFile = "/proc/sys/kernel/random/boot_id"
 // Store is safe for concurrent use. Only one Store may have a directory open;
 // the caller sees to that.
 type Store struct {
-	root   string
-	bootID string
-	log    *slog.Logger
+	root string // of all but rootfs/
+	// writable is where rootfs/ is, with an ingest/ of its own; the same as root unless
+	// they are on different file systems.
+	writable string
+	bootID   string
+	log      *slog.Logger
 
 	// commit serialises changes of what is on disk below images/ and layers/, so
 	// that readers need not wait for a disk.
@@ -107,20 +112,28 @@ type rootfsEntry struct {
 	usage RootfsUsage
 }
 
-// Open reads the store at root, which it makes if need be. It sets aside records
+// Open reads the store, which it makes if need be. It sets aside records
 // that are damaged, forgets layers that a power loss may have hurt, and removes
 // what is not referenced from sight; Sweep frees the space.
-func Open(root string, log *slog.Logger) (*Store, error) {
+func Open(places Places, log *slog.Logger) (*Store, error) {
 	id, err := os.ReadFile(bootIDFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
-	return open(root, strings.TrimSpace(string(id)), log)
+	return openPlaces(places, strings.TrimSpace(string(id)), log)
 }
 
 func open(root, bootID string, log *slog.Logger) (*Store, error) {
+	return openPlaces(Places{Root: root}, bootID, log)
+}
+
+func openPlaces(places Places, bootID string, log *slog.Logger) (*Store, error) {
+	places = places.withDefaults()
+	if err := places.settle(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", named(err))
+	}
 	s := &Store{
-		root: root, bootID: bootID, log: log,
+		root: places.Images, writable: places.Writable, bootID: bootID, log: log,
 		images:   map[digest.Digest]*Image{},
 		names:    map[string]digest.Digest{},
 		layers:   map[digest.Digest]*layerEntry{},
@@ -153,11 +166,16 @@ func open(root, bootID string, log *slog.Logger) (*Store, error) {
 // makeDirs makes the directories closed to all but root: layers hold
 // set-user-ID programs that nobody on the host may run.
 func (s *Store) makeDirs() error {
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
+	for _, dir := range []string{s.root, s.writable} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(s.writable, ingestDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	for _, dir := range []string{imagesDir, layersDir, rootfsDir, volumesDir, supersededDir, ingestDir, partialDir, damagedDir, emptyDir} {
-		path := filepath.Join(s.root, dir)
+		path := s.path(dir)
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
@@ -177,7 +195,11 @@ func (s *Store) makeDirs() error {
 func (s *Store) Scratch(name string) string { return s.path(ingestDir, name) }
 
 func (s *Store) path(elem ...string) string {
-	return filepath.Join(append([]string{s.root}, elem...)...)
+	root := s.root
+	if elem[0] == rootfsDir {
+		root = s.writable
+	}
+	return filepath.Join(append([]string{root}, elem...)...)
 }
 
 // entries lists a directory without the files that were never renamed into
@@ -209,7 +231,11 @@ func (s *Store) discard(path string) error {
 // toTrash moves path into a new directory of ingest/, which it returns: from then
 // on nothing of it is in sight, and a kill leaves only what Sweep removes.
 func (s *Store) toTrash(path string) (string, error) {
-	trash, err := os.MkdirTemp(s.path(ingestDir), "trash-")
+	ingest := s.path(ingestDir)
+	if strings.HasPrefix(path, s.path(rootfsDir)+"/") {
+		ingest = filepath.Join(s.writable, ingestDir)
+	}
+	trash, err := os.MkdirTemp(ingest, "trash-")
 	if err != nil {
 		return "", err
 	}
@@ -274,11 +300,16 @@ func (s *Store) noteStuck(path string) {
 }
 
 func (s *Store) findLeftovers() error {
-	list, err := os.ReadDir(s.path(ingestDir))
-	for _, e := range list {
-		s.stuck[s.path(ingestDir, e.Name())] = true
+	for _, root := range s.Roots() {
+		list, err := os.ReadDir(filepath.Join(root, ingestDir))
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			s.stuck[filepath.Join(root, ingestDir, e.Name())] = true
+		}
 	}
-	return err
+	return nil
 }
 
 // named gives errors of the disk their kind.
@@ -293,5 +324,8 @@ func named(err error) error {
 // any.
 func (s *Store) EmptyLayer() string { return s.path(emptyDir) }
 
-// Root is the directory of the store.
+// Root is the directory of images and layers.
 func (s *Store) Root() string { return s.root }
+
+// WritableRoot is the directory of the containers' writable layers.
+func (s *Store) WritableRoot() string { return s.writable }
