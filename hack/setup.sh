@@ -24,6 +24,7 @@ if [ "${1:-}" = vm ]; then
     [qemu-system-x86]="command -v qemu-system-x86_64"
     [debootstrap]="command -v debootstrap"
     [e2fsprogs]="command -v mke2fs"
+    [secilc]="command -v secilc"
     [util-linux]="command -v mkswap"
   )
 fi

@@ -182,7 +182,7 @@ func TestHostileDevices(t *testing.T) {
 			continue
 		}
 		same(t, name+" as /dev/null: a masked file", c.sh("wc -c < /etc/group; head -c 1 /proc/kcore 2>/dev/null | wc -c"), "0\n0")
-		same(t, name+" as /dev/null: a file that masks", c.sh("echo x 2>/dev/null > /proc/kcore; cat /proc/sys/kernel/domainname | grep -c '^x$'"), "0")
+		same(t, name+" as /dev/null: a file that masks", c.sh("echo x 2>/dev/null > /proc/kcore; grep -c '^x$' /proc/sys/kernel/domainname || true"), "0")
 	}
 	regular := shortDir(t)
 	write(t, filepath.Join(regular, "null"), "regular")

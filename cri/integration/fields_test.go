@@ -46,10 +46,7 @@ var fieldsToCome = []string{
 
 	// What this suite needs a security module for.
 	"LinuxContainerSecurityContext.apparmor_profile",
-	"LinuxContainerSecurityContext.selinux_options",
 	"LinuxSandboxSecurityContext.apparmor",
-	"LinuxSandboxSecurityContext.selinux_options",
-	"SELinuxOption",
 
 	"PortForwardRequest.port",
 	"PortMapping.host_ip",

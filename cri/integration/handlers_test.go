@@ -64,7 +64,7 @@ func script(t testing.TB, name, text string) string {
 // A handler is picked by its name, and runs the whole of a container's life.
 func TestHandlerOfAPod(t *testing.T) {
 	d := ownDaemon(t, fmt.Sprintf("runtimes:\n  runc: {path: %s}\n", runc(t)))
-	first := d.runPod(t, hostNetwork) // opens what is opened once
+	first := d.runPod(t, hostNetwork, pids(runtimeapi.NamespaceMode_POD)) // opens what is opened once
 	first.run().sh("true")
 	first.remove()
 	checkLeaks(t, d)

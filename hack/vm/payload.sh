@@ -12,6 +12,7 @@ mkdir -p "$payload/bin"
 make -s build cni-plugins "$PWD/.cache/runc"
 cp -r --remove-destination bin/berthd bin/berth-monitor bin/berth bin/cni .cache/runc "$payload/bin/"
 CGO_ENABLED=0 go build -o "$payload/bin/demoregistry" ./hack/demoregistry
+hack/vm/selinux/policy.sh "$payload/selinux.policy"
 rm -rf "$payload/manifests"
 cp -r manifests "$payload/"
 for package in "${suites[@]}"; do
