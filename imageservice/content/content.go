@@ -115,10 +115,16 @@ func (s *Store) afterBoot(bootID string) error {
 		}
 	}
 	tmp := filepath.Join(s.scratch, "blobs-boot")
-	if err := os.WriteFile(tmp, []byte(bootID), 0o600); err != nil {
-		return err
+	err = os.WriteFile(tmp, []byte(bootID), 0o600)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	return os.Rename(tmp, path)
+	if err != nil {
+		// The disk is full: the next start looks again.
+		s.log.Warn("note that blobs were looked at in this boot", "error", err)
+		os.Remove(tmp)
+	}
+	return nil
 }
 
 // Path is where the blob is, or would be. It is for those who move or link the

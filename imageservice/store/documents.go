@@ -75,9 +75,9 @@ func (s *Store) RewriteImage(id digest.Digest, config, manifest []byte) error {
 		return named(err)
 	}
 	err = errors.Join(
-		replaceFile(filepath.Join(dir, configFile), config),
-		replaceFile(filepath.Join(dir, manifestFile), manifest),
-		writeRecord(filepath.Join(dir, imageFile), imageKind, img))
+		replaceDurably(filepath.Join(dir, configFile), config),
+		replaceDurably(filepath.Join(dir, manifestFile), manifest),
+		rewriteRecord(filepath.Join(dir, imageFile), imageKind, img))
 	if err != nil {
 		return fmt.Errorf("rewrite image %s: %w", id, named(err))
 	}

@@ -99,6 +99,9 @@ func (s *Store) loadImages() error {
 		return err
 	}
 	for _, name := range names {
+		if err := s.dropTemporary(filepath.Join(imagesDir, name)); err != nil {
+			return err
+		}
 		img, err := s.readImage(name)
 		if err != nil {
 			if err := s.setAside(s.path(imagesDir, name), err); err != nil {
@@ -254,7 +257,7 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 	// start.
 	for _, l := range losers {
 		failpoint.Pass("store/image/name-moved")
-		if err := writeRecord(s.imagePath(l.ID, imageFile), imageKind, l); err != nil {
+		if err := rewriteRecord(s.imagePath(l.ID, imageFile), imageKind, l); err != nil {
 			s.log.Warn("record that a name has moved", "image", l.ID, "error", err)
 		}
 	}
@@ -283,8 +286,8 @@ func (s *Store) writeImage(img *Image, config, manifest []byte) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return errors.Join(
 			failpoint.Hit("store/image/replace"),
-			replaceFile(filepath.Join(dir, manifestFile), manifest),
-			writeRecord(filepath.Join(dir, imageFile), imageKind, img))
+			replaceDurably(filepath.Join(dir, manifestFile), manifest),
+			rewriteRecord(filepath.Join(dir, imageFile), imageKind, img))
 	}
 	tmp, err := os.MkdirTemp(s.path(ingestDir), "image-")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -55,6 +56,9 @@ func (s *Store) loadLayers() error {
 		return err
 	}
 	for _, name := range names {
+		if err := s.dropTemporary(filepath.Join(layersDir, name)); err != nil {
+			return err
+		}
 		if err := s.loadLayer(name); err != nil {
 			s.log.Warn("drop a layer", "layer", name, "error", err)
 			if err := s.discard(s.path(layersDir, name)); err != nil {
@@ -225,11 +229,7 @@ func (in *Ingest) Commit(rec Layer, lease *Lease) error {
 		in.Abort()
 		return nil
 	}
-	err := failpoint.Hit("store/commit/rename")
-	if err == nil {
-		err = os.Rename(in.dir, s.path(layersDir, rec.DiffID.Encoded()))
-	}
-	if err != nil {
+	if err := in.place(s.path(layersDir, rec.DiffID.Encoded())); err != nil {
 		in.Abort()
 		return fmt.Errorf("move the layer into place: %w", named(err))
 	}
@@ -244,6 +244,26 @@ func (in *Ingest) Commit(rec Layer, lease *Lease) error {
 	lease.held = append(lease.held, rec.DiffID)
 	s.mu.Unlock()
 	return nil
+}
+
+// place moves the layer to path. A layer that could not be removed when the disk
+// failed makes way: no record knows it.
+func (in *Ingest) place(path string) error {
+	if err := failpoint.Hit("store/commit/rename"); err != nil {
+		return err
+	}
+	err := os.Rename(in.dir, path)
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	trash, err := in.s.takeAway(path)
+	if err != nil {
+		return err
+	}
+	if trash != "" {
+		in.s.noteStuck(trash)
+	}
+	return os.Rename(in.dir, path)
 }
 
 // Abort removes what was made. It is idempotent.

@@ -36,28 +36,59 @@ type envelope struct {
 // reader. It does not sync: a record that a power loss destroys is detected, and
 // belongs to layers that are then not trusted either.
 func writeRecord(path, kind string, data any) error {
-	payload, err := json.Marshal(data)
-	if err != nil {
-		return fmt.Errorf("encode %s record: %w", kind, err)
+	file, err := encodeRecord(kind, data)
+	if err == nil {
+		err = replaceFile(path, file)
 	}
-	sum := sha256.Sum256(payload)
-	file, err := json.Marshal(envelope{Version: recordVersion, Kind: kind, SHA256: hex.EncodeToString(sum[:]), Data: payload})
 	if err != nil {
-		return fmt.Errorf("encode %s record: %w", kind, err)
-	}
-	if err := replaceFile(path, file); err != nil {
 		return fmt.Errorf("write %s record: %w", kind, named(err))
 	}
 	return nil
 }
 
+// rewriteRecord is writeRecord for a record that may be on the disk already: a power
+// loss leaves the old one or the new one. Not every file system sees to that by
+// itself.
+func rewriteRecord(path, kind string, data any) error {
+	file, err := encodeRecord(kind, data)
+	if err == nil {
+		err = replaceDurably(path, file)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s record: %w", kind, named(err))
+	}
+	return nil
+}
+
+func encodeRecord(kind string, data any) ([]byte, error) {
+	payload, err := json.Marshal(data)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(payload)
+	return json.Marshal(envelope{Version: recordVersion, Kind: kind, SHA256: hex.EncodeToString(sum[:]), Data: payload})
+}
+
 // replaceFile writes beside path and renames.
 func replaceFile(path string, content []byte) error {
+	return replace(path, content, func(*os.File) error { return nil })
+}
+
+// replaceDurably is replaceFile that syncs the content before it takes the place of
+// another.
+func replaceDurably(path string, content []byte) error {
+	return replace(path, content, (*os.File).Sync)
+}
+
+func replace(path string, content []byte, sync func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
+	if err == nil {
+		err = sync(f)
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = failpoint.Hit("store/record/written")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"sort"
 	"time"
@@ -54,6 +55,9 @@ func (s *Store) loadRootfs() error {
 		return err
 	}
 	for _, name := range names {
+		if err := s.dropTemporary(filepath.Join(rootfsDir, name)); err != nil {
+			return err
+		}
 		rec := Rootfs{ContainerID: name}
 		err := readRecord(s.path(rootfsDir, name, rootfsFile), rootfsKind, &rec)
 		if err != nil || rec.ContainerID != name {

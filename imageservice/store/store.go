@@ -222,10 +222,20 @@ func (s *Store) entries(dir string) ([]string, error) {
 	return names, nil
 }
 
-// discard moves path to ingest/, from where Sweep removes it.
+// discard moves path to ingest/, from where Sweep removes it, or removes it at once if
+// the disk is full: that must not keep the store from opening.
 func (s *Store) discard(path string) error {
-	_, err := s.toTrash(path)
+	_, err := s.takeAway(path)
 	return err
+}
+
+// dropTemporary removes the files of a directory that were never renamed into place. A
+// directory that is not there has none.
+func (s *Store) dropTemporary(dir string) error {
+	if _, err := s.entries(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return err
+	}
+	return nil
 }
 
 // toTrash moves path into a new directory of ingest/, which it returns: from then
