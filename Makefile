@@ -9,6 +9,8 @@ SHELL       := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/bin
+# "failpoint" makes a berthd that the tests of crashes can end at any step.
+BERTHD_TAGS ?=
 CACHE   := $(CURDIR)/.cache
 
 export GOFLAGS ?= -buildvcs=false
@@ -34,7 +36,7 @@ setup: ## Install the Debian packages that building and testing need.
 .PHONY: build
 build: setup ## Build bin/berthd, bin/berth-monitor and bin/berth.
 	@mkdir -p $(BIN)
-	CGO_ENABLED=1 go build -trimpath -ldflags "$(LDFLAGS)" -o $(BIN)/berthd ./cmd/berthd
+	CGO_ENABLED=1 go build -trimpath -tags "$(BERTHD_TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/berthd ./cmd/berthd
 	CGO_ENABLED=1 go build -trimpath -tags "$(MONITOR_TAGS)" -ldflags "$(MONITOR_LDFLAGS)" -o $(BIN)/berth-monitor ./cmd/berth-monitor
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o $(BIN)/berth ./cmd/berth
 
@@ -48,15 +50,23 @@ demo: build cni-plugins ## Pull, run, reach, exec into, log, measure and remove 
 	hack/demo.sh
 
 .PHONY: test
-test: test-unit test-integration ## Unit tests with the race detector, then the integration suite.
+test: test-unit test-integration test-crash ## Unit tests with the race detector, the integration suite, crashes.
 
 .PHONY: test-unit
 test-unit: build cni-plugins
-	go test -race -tags seccomp -timeout 15m $$(go list ./... | grep -v -e /cri/integration -e /hack/kubelettest)
+	go test -race -tags seccomp -timeout 15m $$(go list ./... | grep -v -e /cri/integration -e /cri/crash -e /hack/kubelettest)
 
 .PHONY: test-integration
 test-integration: build cni-plugins
 	go test -count=1 -timeout 20m ./cri/integration/...
+
+# How many kills at random steps; 500 take about half an hour. SEED repeats a run.
+N    ?= 40
+SEED ?=
+
+.PHONY: test-crash
+test-crash: setup ## Kill berthd at every step and at N random ones, cut the power, fail the disk.
+	CRASH_N=$(N) CRASH_SEED=$(SEED) go test -count=1 -timeout 90m ./cri/crash
 
 # What depends on the runtime, with another one than Berth's own; the whole suite with
 # RUNTIME_TESTS=.

@@ -4,12 +4,14 @@
 package testnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +33,11 @@ type Options struct {
 	Bridge string // name of the pods' bridge, at most 15 bytes
 	Subnet byte   // third byte of 10.250.N.0/24 and of fd00:10:250:N::/64
 	Config string // YAML appended to berthd's configuration
+	// Env is added to berthd's environment. It may change between two starts.
+	Env []string
+	// Through is the command that berthd is run by, as its last arguments; it must
+	// exec it. It may change between two starts.
+	Through []string
 }
 
 // Node is a berthd and what it serves. It is used by one goroutine.
@@ -40,6 +47,7 @@ type Node struct {
 	Log                 string // berthd's log file
 
 	berthd *exec.Cmd
+	ended  chan error // has what Wait says of berthd when it has ended
 	conn   *grpc.ClientConn
 }
 
@@ -134,13 +142,16 @@ func (n *Node) Start(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(n.Bin, "berthd"),
+	args := append(slices.Clone(n.Through), filepath.Join(n.Bin, "berthd"),
 		"--config", n.configFile(), "--root", n.Root, "--state", n.State, "--log-level", "debug")
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), n.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start berthd: %w", err)
 	}
-	n.berthd = cmd
+	n.berthd, n.ended = cmd, make(chan error, 1)
+	go func() { n.ended <- cmd.Wait() }()
 	if n.conn == nil {
 		n.conn, err = grpc.NewClient("unix://"+n.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
@@ -161,6 +172,12 @@ func (n *Node) await(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		select {
+		case ended := <-n.ended:
+			n.berthd = nil
+			return fmt.Errorf("berthd has ended before it served: %w; its log is %s", cmp.Or(ended, errors.New("with success")), n.Log)
+		default:
+		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("berthd does not serve after %s: %w; its log is %s", startTimeout, err, n.Log)
 		}
@@ -178,23 +195,42 @@ func (n *Node) Images() runtimeapi.ImageServiceClient {
 	return runtimeapi.NewImageServiceClient(n.conn)
 }
 
-// PID is berthd's process ID.
-func (n *Node) PID() int { return n.berthd.Process.Pid }
+// PID is berthd's process ID, 0 when it does not run.
+func (n *Node) PID() int {
+	if n.berthd == nil {
+		return 0
+	}
+	return n.berthd.Process.Pid
+}
 
 // Stop ends berthd with the signal and waits for it. Pods run on.
 func (n *Node) Stop(signal syscall.Signal) error {
 	if n.berthd == nil {
 		return nil
 	}
-	if err := n.berthd.Process.Signal(signal); err != nil {
+	if err := n.berthd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal berthd: %w", err)
 	}
-	err := n.berthd.Wait()
+	err := <-n.ended
 	n.berthd = nil
 	if signal == syscall.SIGTERM && err != nil {
 		return fmt.Errorf("berthd ended on SIGTERM with: %w", err)
 	}
 	return nil
+}
+
+// AwaitEnd waits until berthd has ended by itself. The error is that of ctx.
+func (n *Node) AwaitEnd(ctx context.Context) error {
+	if n.berthd == nil {
+		return nil
+	}
+	select {
+	case <-n.ended:
+		n.berthd = nil
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for berthd to end: %w", ctx.Err())
+	}
 }
 
 // Close removes every pod, ends both programs and removes what the node left. What
@@ -207,7 +243,7 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.conn != nil {
 		errs = append(errs, n.conn.Close())
 	}
-	errs = append(errs, n.endMonitor(), n.unmountAll())
+	errs = append(errs, n.EndMonitor(), n.unmountAll())
 	exec.Command("ip", "link", "delete", n.Bridge).Run() // absent when no pod had a network
 	return errors.Join(append(errs, os.RemoveAll(n.Dir))...)
 }
@@ -249,8 +285,9 @@ func (n *Node) MonitorPID() (int, error) {
 	return 0, nil
 }
 
-// endMonitor ends the monitor, which outlives its daemon on purpose.
-func (n *Node) endMonitor() error {
+// EndMonitor ends the monitor, which outlives its daemon on purpose, as the end of the
+// machine does.
+func (n *Node) EndMonitor() error {
 	pid, err := n.MonitorPID()
 	if err != nil || pid == 0 {
 		return err

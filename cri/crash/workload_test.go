@@ -1,0 +1,165 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/hack/testnode"
+	"github.com/berth-cri/berth/imageservice/failpoint"
+)
+
+// workload pulls, mounts and removes in parallel until berthd has ended or ctx has:
+// images that share layers, one that is damaged, and a name that moves.
+type workload struct {
+	n    *testnode.Node
+	ctx  context.Context
+	logs string
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// pods numbers the pods of this process.
+var pods atomic.Int64
+
+// run returns the errors that calls ended with, without those of a berthd that has
+// gone.
+func (w *workload) run() []error {
+	var wg sync.WaitGroup
+	for i, img := range images {
+		wg.Go(func() { w.repeat(func(round int) error { return w.use(img.name, (round+i)%2 == 0) }) })
+	}
+	wg.Go(func() { w.repeat(func(int) error { return w.move() }) })
+	wg.Wait()
+	return w.errs
+}
+
+func (w *workload) repeat(f func(round int) error) {
+	for round := 0; w.ctx.Err() == nil; round++ {
+		err := f(round)
+		if status.Code(err) == codes.Unavailable && !strings.Contains(err.Error(), "pull image") || w.ctx.Err() != nil {
+			return // berthd has gone
+		}
+		if err != nil {
+			w.mu.Lock()
+			w.errs = append(w.errs, err)
+			w.mu.Unlock()
+		}
+	}
+}
+
+// use pulls an image, makes a container of it every other time, and removes it.
+func (w *workload) use(name string, container bool) error {
+	if err := pull(w.ctx, w.n, name); err != nil {
+		return err
+	}
+	if container {
+		if err := runPod(w.ctx, w.n, name, w.logs, nil); err != nil {
+			return err
+		}
+	}
+	return remove(w.ctx, w.n, name)
+}
+
+// move pulls what is damaged, and the name that moves, twice.
+func (w *workload) move() error {
+	err := pull(w.ctx, w.n, damaged)
+	if status.Code(err) != codes.DataLoss {
+		return fmt.Errorf("the damaged image: %w", cmpErr(err))
+	}
+	for range 2 {
+		if err := pull(w.ctx, w.n, moving); err != nil {
+			return err
+		}
+	}
+	return remove(w.ctx, w.n, moving)
+}
+
+func cmpErr(err error) error {
+	if err == nil {
+		return errors.New("it was pulled")
+	}
+	return err
+}
+
+func pull(ctx context.Context, n *testnode.Node, name string) error {
+	_, err := n.Images().PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}})
+	return err
+}
+
+func remove(ctx context.Context, n *testnode.Node, name string) error {
+	_, err := n.Images().RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: name}})
+	return err
+}
+
+// runPod makes a pod with one container and removes it. With a command, the container
+// runs it and must end well; without, it is only made.
+func runPod(ctx context.Context, n *testnode.Node, image, logs string, command []string) (err error) {
+	number := pods.Add(1)
+	name := fmt.Sprint("p", number)
+	config := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "crash"},
+		LogDirectory: logs,
+		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
+		}},
+	}
+	pod, err := n.Runtime().RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_, serr := n.Runtime().StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.PodSandboxId})
+		if serr == nil {
+			_, serr = n.Runtime().RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.PodSandboxId})
+		}
+		if err == nil {
+			err = serr
+		}
+	}()
+	made, err := n.Runtime().CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod.PodSandboxId, SandboxConfig: config,
+		Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: image},
+			Command: command, LogPath: name + ".log",
+		}})
+	if err != nil || command == nil {
+		return err
+	}
+	if _, err := n.Runtime().StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
+		return err
+	}
+	return awaitExit(ctx, n, made.ContainerId)
+}
+
+func awaitExit(ctx context.Context, n *testnode.Node, id string) error {
+	for {
+		s, err := n.Runtime().ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		if err != nil {
+			return err
+		}
+		if s.Status.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+			if s.Status.ExitCode != 0 {
+				return fmt.Errorf("the container ended with %d: %s", s.Status.ExitCode, s.Status.Message)
+			}
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// startWith starts berthd with a failpoint.
+func startWith(t *testing.T, n *testnode.Node, point string) error {
+	t.Helper()
+	n.Env = []string{failpoint.Env + "=" + point}
+	return n.Start(t.Context())
+}
