@@ -28,7 +28,19 @@ func nodeHasAppArmor() bool {
 // machine is, profiles hold for the first process and for an exec.
 func TestAppArmor(t *testing.T) {
 	if !nodeHasAppArmor() {
-		p := runPod(t, hostNetwork)
+		p := runPod(t, hostNetwork, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		})
+		older := func(profile string) ctrOption {
+			return security(func(s securityContext) {
+				//lint:ignore SA1019 clients still send it
+				s.ApparmorProfile = profile
+			})
+		}
+		same(t, "the default profile by older means", p.output(older("runtime/default"), shell("echo it runs")), "it runs")
+		if _, err := p.tryCreate(older("localhost/some-profile")); statusCode(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `"some-profile"`) {
+			t.Errorf("a profile by older means: %v", err)
+		}
 		same(t, "the default profile", p.output(appArmor(runtimeapi.SecurityProfile_RuntimeDefault, ""), shell("echo it runs")), "it runs")
 		_, err := p.tryCreate(appArmor(runtimeapi.SecurityProfile_Localhost, "some-profile"))
 		if statusCode(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `"some-profile"`) {

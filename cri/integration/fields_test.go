@@ -35,22 +35,6 @@ var fieldsToCome = []string{
 	"CheckpointContainerRequest",
 	"CheckpointPodRequest",
 	"RestorePodRequest",
-
-	// Registries that ask for credentials.
-	"AuthConfig.identity_token",
-	"AuthConfig.registry_token",
-	"AuthConfig.server_address",
-	"ImageSpec.annotations",
-	"ImageSpec.image_ref",
-	"ImageSpec.runtime_handler",
-
-	// What this suite needs a security module for.
-	"LinuxContainerSecurityContext.apparmor_profile",
-	"LinuxSandboxSecurityContext.apparmor",
-
-	"PortForwardRequest.port",
-	"PortMapping.host_ip",
-	"PortMapping.protocol",
 }
 
 // sentFields records the fields of all requests that clients of this process

@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -99,6 +101,99 @@ func TestHostPorts(t *testing.T) {
 		conn.Close()
 		t.Error("the port is still open after the pod")
 	}
+}
+
+// A port of each protocol, at one address of the node and not at others. No kernel of the
+// machines that build this has SCTP itself: there the rule is what can be seen.
+func TestHostPortsOfProtocols(t *testing.T) {
+	port := freeUDPPort(t)
+	p := runPod(t, func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{
+			{Protocol: runtimeapi.Protocol_UDP, ContainerPort: 5353, HostPort: int32(port), HostIp: "127.0.0.1"},
+			{Protocol: runtimeapi.Protocol_SCTP, ContainerPort: 9899, HostPort: int32(port), HostIp: "127.0.0.1"},
+		}
+	})
+	c := p.run()
+	conn := listenIn(t, c.hostPid(), "udp", "0.0.0.0:5353")
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = conn.WriteTo(append([]byte("re: "), buf[:n]...), from)
+		}
+	}()
+	client, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	eventually(t, "an answer over UDP", func() bool {
+		_ = client.SetDeadline(time.Now().Add(time.Second))
+		fmt.Fprint(client, "hello")
+		buf := make([]byte, 100)
+		n, err := client.Read(buf)
+		return err == nil && string(buf[:n]) == "re: hello"
+	})
+	if rules := strings.Join(shared.rules(t), "\n"); !strings.Contains(rules, "sctp") {
+		t.Errorf("there is no rule for SCTP:\n%s", rules)
+	}
+	// The same port at another address is somebody else's.
+	other, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	stranger, err := net.Dial("udp", other.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	fmt.Fprint(stranger, "to the node")
+	_ = other.SetReadDeadline(time.Now().Add(20 * time.Second))
+	buf := make([]byte, 100)
+	n, _, err := other.ReadFrom(buf)
+	same(t, "at another address", fmt.Sprintf("%s %v", buf[:n], err), "to the node <nil>")
+}
+
+func freeUDPPort(t testing.TB) int {
+	t.Helper()
+	free, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	return free.LocalAddr().(*net.UDPAddr).Port
+}
+
+// listenIn listens in the network namespace of a process.
+func listenIn(t testing.TB, pid, network, address string) net.PacketConn {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var fds []int
+	for _, path := range []string{"/proc/thread-self/ns/net", "/proc/" + pid + "/ns/net"} {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		fds = append(fds, fd)
+	}
+	if err := unix.Setns(fds[1], unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket(network, address)
+	if back := unix.Setns(fds[0], unix.CLONE_NEWNET); back != nil {
+		panic(back) // the thread is of no use to any test
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 func TestHostNetwork(t *testing.T) {

@@ -185,7 +185,7 @@ func TestPortForward(t *testing.T) {
 			// Only the pod's own loopback interface is served.
 			c := p.run(shell("echo -n forwarded > /tmp/index.html; exec httpd -f -p 127.0.0.1:18080 -h /tmp"))
 			eventually(t, "the server listens", func() bool { return c.sh("netstat -ltn | grep -c :18080 || true") == "1" })
-			resp, err := shared.runtime.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id})
+			resp, err := shared.runtime.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{18080}})
 			if err != nil {
 				t.Fatal(err)
 			}
