@@ -254,10 +254,10 @@ func TestDeadVolumeHurtsItsPodsOnly(t *testing.T) {
 			t.Errorf("%s after a restart while containers hang: %v", name, err)
 		}
 	}
-	// A container that is only now to get the volume waits for it in its creation.
+	// A container that is only now to get a file of the volume waits for it in its creation.
 	late := d.runPod(t)
 	calls.Go(func() {
-		if _, err := late.tryCreate(mount(v.dir, "/dead")); err == nil {
+		if _, err := late.tryCreate(mount(v.dir+"/file0", "/dead")); err == nil {
 			t.Error("a container was created on a dead volume")
 		}
 	})
@@ -290,7 +290,6 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 	file, device, linked := v.dir+"/file0", v.dir+"/file1", link(t, v.dir+"/file2")
 	asked := map[string]ctrOption{
 		"a volume's file": mount(file, "/dead"),
-		"a volume":        mount(v.dir, "/dead"),
 		"a link to one":   mount(linked, "/dead"),
 		"a device": func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: device, ContainerPath: "/dev/x", Permissions: "rw"}}
