@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/layer"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/reference"
@@ -46,7 +45,6 @@ func (s *Service) unpackKept(ctx context.Context, r layerRequest) error {
 		}
 		return fmt.Errorf("unpack the kept blob: %w", err)
 	}
-	failpoint.Pass("pull/layer/unpacked")
 	s.counters.layers.Add(1)
 	return r.finish(in, res)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,7 @@ func (s *Store) syncBlob(d digest.Digest) error {
 	if err := syncDir(filepath.Dir(s.Path(d))); err != nil {
 		return err
 	}
+	failpoint.Pass("content/sync/mark")
 	if err := f.Chmod(modeSynced); err != nil {
 		return err
 	}
