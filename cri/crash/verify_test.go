@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,6 +50,9 @@ func verifyAfter(t *testing.T, n *testnode.Node, powerLoss bool) {
 		}
 	}
 	verifyLayers(t, n)
+	if out, err := exec.Command(filepath.Join(bin, "berth"), "--address", n.Socket, "fsck").CombinedOutput(); err != nil {
+		t.Errorf("berth fsck: %v\n%s", err, out)
+	}
 	runListed(t, n)
 	eventually(t, "after the next pulls", func() error { return unreferenced(t, n) })
 	eventually(t, "and of its containers", func() error { return noPods(t, n) })
