@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// replace puts another tree in the place of the layer, up to a step.
-func replace(t *testing.T, s *Store, id digest.Digest, until string) {
+// replaceUntil puts another tree in the place of the layer, up to a step.
+func replaceUntil(t *testing.T, s *Store, id digest.Digest, until string) {
 	t.Helper()
 	in, err := s.Ingest()
 	if err != nil {
@@ -62,7 +62,7 @@ func TestKillInReplace(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				replace(t, s, id, until)
+				replaceUntil(t, s, id, until)
 				s = mustOpen(t, root, boot1)
 				if b, err := os.ReadFile(filepath.Join(s.Diff(id), "file")); err != nil || string(b) != want {
 					t.Errorf("the layer holds %q, %v", b, err)
@@ -101,7 +101,7 @@ func TestSupersededGoesWithBoot(t *testing.T) {
 	if _, _, err := s.CreateRootfs("c", image, "/nowhere"); err != nil {
 		t.Fatal(err)
 	}
-	replace(t, s, digest.FromString("old"), "")
+	replaceUntil(t, s, digest.FromString("old"), "")
 	if _, err := s.Sync(context.Background()); err != nil {
 		t.Fatal(err)
 	}
