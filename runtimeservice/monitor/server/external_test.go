@@ -44,3 +44,15 @@ func TestOwnerOfPipes(t *testing.T) {
 		t.Errorf("owner is %d:%d, %v", uid, gid, err)
 	}
 }
+
+// Annotations of the request stay as they are: others share them.
+func TestWithoutSubgroup(t *testing.T) {
+	asked := map[string]string{"a": "1", crunSubgroup: "container"}
+	got := withoutSubgroup(asked)
+	same(t, "the subgroup", got[crunSubgroup], "")
+	same(t, "another annotation", got["a"], "1")
+	same(t, "the request", asked[crunSubgroup], "container")
+	if sub, ok := withoutSubgroup(nil)[crunSubgroup]; !ok || sub != "" {
+		t.Error("it is not said without annotations")
+	}
+}
