@@ -12,7 +12,7 @@ type imageServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	images Images
 	// pulled may be nil.
-	pulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration)
+	pulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration, failure error)
 }
 
 // PullImage returns the image's ID.
@@ -22,11 +22,11 @@ func (s *imageServer) PullImage(ctx context.Context, r *runtimeapi.PullImageRequ
 	}
 	began := time.Now()
 	id, err := s.images.PullImage(ctx, r)
+	if s.pulled != nil && r.GetSandboxConfig() != nil {
+		s.pulled(r.GetSandboxConfig(), r.GetImage().GetImage(), began, time.Since(began), err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if s.pulled != nil && r.GetSandboxConfig() != nil {
-		s.pulled(r.GetSandboxConfig(), r.GetImage().GetImage(), began, time.Since(began))
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: id}, nil
 }

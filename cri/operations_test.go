@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -141,13 +142,13 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// A pull for a pod is told to whom keeps the pod's start record; a failed one, and
-// one for nobody, is not.
+// A pull for a pod is told to whom keeps the pod's start record, a failed one with its
+// error; one for nobody is not.
 func TestPullsAreTold(t *testing.T) {
 	var told []string
 	f := serve(t, func(o *Options) {
-		o.ImagePulled = func(pod *runtimeapi.PodSandboxConfig, image string, _ time.Time, _ time.Duration) {
-			told = append(told, pod.GetMetadata().GetName()+" "+image)
+		o.ImagePulled = func(pod *runtimeapi.PodSandboxConfig, image string, _ time.Time, _ time.Duration, failure error) {
+			told = append(told, fmt.Sprint(pod.GetMetadata().GetName(), " ", image, " ", failure))
 		}
 	})
 	pull := func(pod *runtimeapi.PodSandboxConfig) {
@@ -157,7 +158,7 @@ func TestPullsAreTold(t *testing.T) {
 	pull(nil)
 	f.images.err = errOops
 	pull(podConfigOf("web"))
-	if len(told) != 1 || told[0] != "web nginx:1" {
+	if len(told) != 2 || told[0] != "web nginx:1 <nil>" || told[1] != "web nginx:1 "+errOops.Error() {
 		t.Errorf("told %q", told)
 	}
 }

@@ -35,8 +35,8 @@ type Options struct {
 	Registry prometheus.Registerer
 	// Operations lists the calls that run; nil for a list that nobody sees.
 	Operations *operation.Registry
-	// ImagePulled, if set, is told of each image that was pulled for a pod.
-	ImagePulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration)
+	// ImagePulled, if set, is told of each pull for a pod, and how it failed.
+	ImagePulled func(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration, failure error)
 	// Stats, if set, is told of the calls by gRPC itself: traces begin there.
 	Stats stats.Handler
 	// StopGrace is how long Run waits for running calls when its context ends.
@@ -73,7 +73,7 @@ func New(o Options) (*Server, error) {
 	if o.StopGrace == 0 {
 		o.StopGrace = defaultStopGrace
 	}
-	streaming, err := newStreamingServer(o.Streaming, o.Runtime, o.Logger)
+	streaming, err := newStreamingServer(o.Streaming, o.Runtime, o.Operations, o.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("make the streaming server: %w", err)
 	}

@@ -16,6 +16,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 const (
@@ -81,6 +83,7 @@ func (o StreamingOptions) withDefaults() StreamingOptions {
 type streamingServer struct {
 	options  StreamingOptions
 	streams  Streams
+	running  *operation.Registry
 	logger   *slog.Logger
 	tokens   *tokens
 	sessions *sessionLimit
@@ -89,7 +92,7 @@ type streamingServer struct {
 	listener atomic.Pointer[net.Listener]
 }
 
-func newStreamingServer(o StreamingOptions, streams Streams, logger *slog.Logger) (*streamingServer, error) {
+func newStreamingServer(o StreamingOptions, streams Streams, running *operation.Registry, logger *slog.Logger) (*streamingServer, error) {
 	o = o.withDefaults()
 	addr, err := netip.ParseAddr(o.Address)
 	if err != nil || !addr.IsLoopback() {
@@ -101,6 +104,7 @@ func newStreamingServer(o StreamingOptions, streams Streams, logger *slog.Logger
 	s := &streamingServer{
 		options:  o,
 		streams:  streams,
+		running:  running,
 		logger:   logger,
 		tokens:   newTokens(time.Now),
 		sessions: newSessionLimit(o.MaxSessions),

@@ -12,6 +12,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/berth-cri/berth/operation"
 )
 
 // attachment is the streams that a session has.
@@ -50,6 +52,8 @@ type execSession struct {
 }
 
 func (s *execSession) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) (err error) {
+	ctx, end := s.operate(ctx, "ExecSession", operation.Subject{ContainerID: id})
+	defer end(&err)
 	defer s.finishSession(ctx, "Exec", "container_id", id, time.Now(), &err)
 	in, out, errw = s.attached.only(in, out, errw)
 	return exitError(s.streams.Exec(ctx, id, cmd, in, out, errw, tty, resize))
@@ -61,6 +65,8 @@ type attachSession struct {
 }
 
 func (s *attachSession) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (err error) {
+	ctx, end := s.operate(ctx, "AttachSession", operation.Subject{ContainerID: id})
+	defer end(&err)
 	defer s.finishSession(ctx, "Attach", "container_id", id, time.Now(), &err)
 	in, out, errw = s.attached.only(in, out, errw)
 	return s.streams.Attach(ctx, id, in, out, errw, tty, resize)
@@ -74,8 +80,17 @@ type portForwardSession struct {
 }
 
 func (s *portForwardSession) PortForward(_ context.Context, id, _ string, port int32, stream io.ReadWriteCloser) (err error) {
-	defer s.finishSession(s.ctx, "PortForward", "sandbox_id", id, time.Now(), &err)
-	return s.streams.PortForward(s.ctx, id, port, stream)
+	ctx, end := s.operate(s.ctx, "PortForwardSession", operation.Subject{SandboxID: id})
+	defer end(&err)
+	defer s.finishSession(ctx, "PortForward", "sandbox_id", id, time.Now(), &err)
+	return s.streams.PortForward(ctx, id, port, stream)
+}
+
+// operate lists a session among the operations until end is called. It lasts as long
+// as its client likes.
+func (s *streamingServer) operate(ctx context.Context, method string, about operation.Subject) (inner context.Context, end func(*error)) {
+	inner, op := s.running.Begin(ctx, method, about, operation.Options{Standing: true})
+	return inner, func(err *error) { op.End(*err) }
 }
 
 // finishSession writes the line of a session that ended. Deferred, it turns a

@@ -43,8 +43,11 @@ func (t *Timings) add(stage string, began time.Time, took time.Duration, err err
 	t.list = append(t.list, Timing{stage, began, took, err != nil})
 }
 
-// All returns what was collected so far.
+// All returns what was collected so far; of a nil Timings, nothing.
 func (t *Timings) All() []Timing {
+	if t == nil {
+		return nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.list)

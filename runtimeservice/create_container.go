@@ -39,7 +39,7 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 		return "", err
 	}
 	key := containerKey{sb.id, config.GetMetadata().GetName(), config.GetMetadata().GetAttempt()}
-	id, err := s.creates.Do(ctx, key, func(ctx context.Context) (string, error) {
+	id, err := s.creates.Do(ctx, key, func(ctx context.Context) (id string, err error) {
 		s.background.Add(1)
 		defer s.background.Done()
 		if id, exists := s.containers.named(key); exists {
@@ -47,11 +47,14 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 		}
 		ctx, cancel := context.WithTimeout(ctx, createContainerTimeout)
 		defer cancel()
+		var timings *operation.Timings
+		// After the sandbox was left.
+		defer func() { s.noteCreated(sb, key.name, timings, err) }()
 		if err := sb.join(ctx); err != nil {
 			return "", err
 		}
 		defer sb.leave()
-		ctx, timings := collectStart(ctx)
+		ctx, timings = collectStart(ctx)
 		return s.createContainer(ctx, sb, config, timings)
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ func (s *sessions) PortForward(ctx context.Context, sandboxID string, port int32
 	if err != nil {
 		return err
 	}
+	aboutSandbox(ctx, sb)
 	if err := sb.requireReady(); err != nil {
 		return err
 	}

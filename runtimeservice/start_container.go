@@ -59,7 +59,7 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 	}
 	defer c.plugins.release()
 	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.tellContainerStarts(ctx, c) }); err != nil {
-		return s.startFailed(ctx, c, fmt.Errorf("start container %s: %w", c.id, err))
+		return s.startFailed(ctx, c, fmt.Errorf("start container %s: %w", c.id, err), timings)
 	}
 	if err := s.startProcess(ctx, c, timings); err != nil {
 		return err
@@ -98,9 +98,9 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 	tellStarted(clients, started, err)
 	c.spec = nil
 	if err != nil {
-		return s.startFailed(ctx, c, err)
+		return s.startFailed(ctx, c, err, timings)
 	}
-	return s.startedWith(c, started, s.startSteps(timings))
+	return s.startedWith(c, started, timings)
 }
 
 // specToStart is the specification as it holds now.
@@ -140,8 +140,9 @@ func (s *Service) specToStart(c *container) (*specs.Spec, error) {
 
 // startedWith records a start. The process can have ended before: then its end
 // stays, and only the time of its start is filled in.
-func (s *Service) startedWith(c *container, started monitor.Started, steps []record.Step) error {
+func (s *Service) startedWith(c *container, started monitor.Started, timings *operation.Timings) error {
 	var runs bool
+	steps := s.startSteps(timings)
 	err := c.update(func(rec *record.Container) {
 		rec.Start = append(slices.Clip(rec.Start), steps...)
 		rec.StartedAt, rec.Pid = started.StartedAt.UnixNano(), started.Pid
@@ -151,7 +152,7 @@ func (s *Service) startedWith(c *container, started monitor.Started, steps []rec
 	})
 	if err != nil {
 		// Running without a record is worse than not running.
-		return s.startFailed(context.Background(), c, err)
+		return s.startFailed(context.Background(), c, err, timings)
 	}
 	if runs {
 		s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
@@ -169,7 +170,7 @@ const (
 
 // startFailed makes sure that nothing runs and records why; it returns the error
 // of the start, which names the container.
-func (s *Service) startFailed(ctx context.Context, c *container, cause error) error {
+func (s *Service) startFailed(ctx context.Context, c *container, cause error, timings *operation.Timings) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	deleted := s.opts.Processes.Delete(ctx, c.id)
@@ -177,6 +178,7 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 		s.log.Error("remove what a failed start left", "container", c.id, "error", deleted)
 	}
 	recorded := s.end(c, func(rec *record.Container) {
+		rec.Start = append(slices.Clip(rec.Start), failedSteps(timings, cause)...)
 		rec.FinishedAt = time.Now().UnixNano()
 		rec.ExitCode = startExitCode(cause)
 		rec.Reason = reasonCannotRun

@@ -58,7 +58,9 @@ func (s *Service) observeStart(stage string, took time.Duration) {
 
 // ImagePulled adds a pull to the start record of the pod that it was for, if there
 // is that pod. The kubelet says so with each pull.
-func (s *Service) ImagePulled(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration) {
+//
+// A pull that failed, with failure, is noted as well.
+func (s *Service) ImagePulled(pod *runtimeapi.PodSandboxConfig, image string, began time.Time, took time.Duration, failure error) {
 	if pod.GetMetadata() == nil {
 		return
 	}
@@ -70,9 +72,13 @@ func (s *Service) ImagePulled(pod *runtimeapi.PodSandboxConfig, image string, be
 	if !ok {
 		return
 	}
+	step := record.Step{Stage: stagePull, Image: image, BeganAt: began.UnixNano(), Took: took}
+	if failure != nil {
+		s.noteFailure(sb, step, failure)
+		return
+	}
 	s.observeStart(stagePull, took)
 	s.markSandboxUnlessRemoved(sb, func(rec *record.Sandbox) {
-		step := record.Step{Stage: stagePull, Image: image, BeganAt: began.UnixNano(), Took: took}
 		rec.Start = append(slices.Clip(rec.Start), step)
 	})
 }
@@ -103,13 +109,17 @@ type startStep struct {
 	Began     time.Time `json:"began"`
 	// Milliseconds is what it took.
 	Milliseconds float64 `json:"milliseconds"`
+	// Error is why it failed, and Attempts how often, if more than once.
+	Error    string `json:"error,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
 }
 
 func shownSteps(steps []record.Step, container string) []startStep {
 	shown := make([]startStep, 0, len(steps))
 	for _, step := range steps {
 		shown = append(shown, startStep{
-			Stage: step.Stage, Container: container, Image: step.Image,
+			Stage: step.Stage, Container: cmp.Or(step.Container, container), Image: step.Image,
+			Error: step.Error, Attempts: step.Attempts,
 			Began:        time.Unix(0, step.BeganAt).UTC(),
 			Milliseconds: float64(step.Took.Microseconds()) / 1000,
 		})

@@ -92,6 +92,8 @@ func TestInspectShowsTheStart(t *testing.T) {
 		map[string]any{"stage": "network", "began": "2026-01-02T03:04:05Z", "milliseconds": 12.34},
 		map[string]any{"stage": "pull", "image": "nginx:1", "began": "2026-01-02T03:04:06.5Z", "milliseconds": 900},
 		map[string]any{"stage": "start", "container": "nginx", "began": "2026-01-02T03:05:05Z", "milliseconds": 3},
+		map[string]any{"stage": "pull", "image": "x", "began": "2026-01-02T03:05:05Z", "milliseconds": 1, "error": "no", "attempts": 3},
+		map[string]any{"stage": "mount", "container": "y", "began": "2026-01-02T03:05:05Z", "milliseconds": 1, "error": "oops"},
 	}}}})
 	var out strings.Builder
 	if err := printStart(&out, steps); err != nil {
@@ -102,5 +104,7 @@ START OF AT TOOK
 network +0.0 ms 12.3 ms
 pull nginx:1 +1500.0 ms 900.0 ms
 start nginx +1m0s 3.0 ms
+pull x +1m0s 1.0 ms, failed 3 times, at last: no
+mount y +1m0s 1.0 ms, failed: oops
 `)
 }

@@ -17,6 +17,8 @@ type startStep struct {
 	Image        string    `json:"image"`
 	Began        time.Time `json:"began"`
 	Milliseconds float64   `json:"milliseconds"`
+	Error        string    `json:"error"`
+	Attempts     int       `json:"attempts"`
 }
 
 // startRecord is how a pod or a container came up; empty of an image, and of
@@ -49,7 +51,7 @@ func printStart(w io.Writer, steps []startStep) error {
 	var rows [][]string
 	for _, s := range steps {
 		about := strings.TrimSpace(s.Container + " " + s.Image)
-		rows = append(rows, []string{s.Stage, about, "+" + milliseconds(s.Began.Sub(steps[0].Began)), fmt.Sprintf("%.1f ms", s.Milliseconds)})
+		rows = append(rows, []string{s.Stage, about, "+" + milliseconds(s.Began.Sub(steps[0].Began)), fmt.Sprintf("%.1f ms", s.Milliseconds) + s.failure()})
 	}
 	return output.Rows(w, []string{"START", "OF", "AT", "TOOK"}, rows)
 }
@@ -59,4 +61,15 @@ func milliseconds(d time.Duration) string {
 		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 	}
 	return d.Round(time.Second).String()
+}
+
+// failure is what the table says of a stage that failed.
+func (s startStep) failure() string {
+	switch {
+	case s.Error == "":
+		return ""
+	case s.Attempts > 1:
+		return fmt.Sprintf(", failed %d times, at last: %s", s.Attempts, s.Error)
+	}
+	return ", failed: " + s.Error
 }

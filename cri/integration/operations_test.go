@@ -25,7 +25,7 @@ func (d *daemon) operations(t testing.TB, method string) []berthapi.Operation {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
 	defer cancel()
-	resp, err := berthapi.NewOperationsClient(conn).ListOperations(ctx, berthapi.ListOperationsRequest{})
+	resp, err := berthapi.NewOperationsClient(conn).ListOperations(ctx, berthapi.ListOperationsRequest{All: strings.HasSuffix(method, "Session")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +87,8 @@ type shownStep struct {
 	Stage, Container, Image string
 	Began                   time.Time
 	Milliseconds            float64
+	Error                   string
+	Attempts                int
 }
 
 func startOf(t *testing.T, info map[string]string) []shownStep {

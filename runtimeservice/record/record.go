@@ -89,6 +89,12 @@ type Step struct {
 	Image   string        `json:"image,omitempty"`
 	BeganAt int64         `json:"beganAt"`
 	Took    time.Duration `json:"took"`
+	// Error is why it failed; then Attempts tells how often in a row, and BeganAt, Took
+	// and Error are those of the last time.
+	Error    string `json:"error,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
+	// Container is the one that could not be created, in the record of its pod.
+	Container string `json:"container,omitempty"`
 }
 
 // Container is the record of a container.
