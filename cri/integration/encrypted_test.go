@@ -23,6 +23,7 @@ func TestEncryptedImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	i.Config.Author = "of its own" // or it would be the other busybox, in clear
 	if i.Layers[0], err = i.Layers[0].Encrypt(recipient); err != nil {
 		t.Fatal(err)
 	}
