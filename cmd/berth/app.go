@@ -53,6 +53,7 @@ their ID, or by name; a container also as POD/NAME, a pod as NAMESPACE/NAME.`,
 	durationVarP(flags, &a.requestTimeout, "request-timeout", "", 30*time.Second, "how long a question to the runtime may take; 0 is no limit")
 	root.AddCommand(
 		a.podsCommand(), a.psCommand(), a.imagesCommand(),
+		a.loadCommand(), a.saveCommand(),
 		a.pullCommand(), a.runCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.portForwardCommand(),
 		a.stopCommand(), a.rmCommand(), a.rmpCommand(), a.rmiCommand(),
 		a.inspectCommand(), a.statsCommand(), a.metricsCommand(), a.eventsCommand(), a.opsCommand(), a.dfCommand(), a.fsckCommand(), a.infoCommand(), a.versionCommand(),

@@ -70,6 +70,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 		Services: func(r grpc.ServiceRegistrar) {
 			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
 			berthapi.RegisterStorage(r, &storage{images: images, containers: runtime, root: cfg.Root})
+			berthapi.RegisterTransfers(r, transfers{images})
 			berthapi.RegisterOperations(r, berthapi.Operations{Registry: s.Operations})
 		},
 		Logger:      s.Logger,

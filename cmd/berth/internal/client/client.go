@@ -31,6 +31,7 @@ type Client struct {
 	Images     runtimeapi.ImageServiceClient
 	Progress   *berthapi.ImagesClient
 	Operations *berthapi.OperationsClient
+	Transfers  *berthapi.TransfersClient
 	Storage    *berthapi.StorageClient
 
 	conn *grpc.ClientConn
@@ -66,6 +67,7 @@ func Dial(address string, timeout time.Duration) (*Client, error) {
 		Images:     runtimeapi.NewImageServiceClient(conn),
 		Progress:   berthapi.NewImagesClient(conn),
 		Operations: berthapi.NewOperationsClient(conn),
+		Transfers:  berthapi.NewTransfersClient(conn),
 		Storage:    berthapi.NewStorageClient(conn),
 		conn:       conn,
 	}, nil
