@@ -27,7 +27,7 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	started, err := c.start(ctx, r.ID, protocol.MethodStart, protocol.Start{
 		ID: r.ID, Spec: r.Spec, SystemdCgroup: r.SystemdCgroup,
 		LogPath: r.LogPath, Stdin: r.Stdin, StdinOnce: r.StdinOnce,
-		Runtime: r.Runtime, Attach: clients.bodies,
+		Runtime: r.Runtime, Attach: clients.bodies, Restore: r.Restore,
 	}, clients.fds)
 	if err == nil {
 		started.Ended = clients.watch()

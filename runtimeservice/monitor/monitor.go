@@ -64,7 +64,16 @@ type StartRequest struct {
 	// Attach are clients that get everything from the first byte on, at most
 	// MaxAttach; they name no container.
 	Attach []AttachRequest
+	// Restore has the container go on from a checkpoint in place of running its
+	// command. Spec is then what it has to conform to.
+	Restore *Restore
 }
+
+// Restore says what a container goes on from: images that Dump has made.
+type Restore = protocol.Restore
+
+// CRIUOptions are for what CRIU cannot know whether it is wanted.
+type CRIUOptions = protocol.CRIUOptions
 
 // Runtime is the program of an OCI runtime. What it keeps is in a directory of its name, which
 // is made as a container's ID is.

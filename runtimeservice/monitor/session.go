@@ -252,7 +252,8 @@ func (c *Client) do(ctx context.Context, method protocol.Method, body any, fds [
 // repeatable tells which requests do no harm when made twice.
 func repeatable(m protocol.Method) bool {
 	switch m {
-	case protocol.MethodExec, protocol.MethodAttach, protocol.MethodSignal, protocol.MethodUpgrade:
+	case protocol.MethodExec, protocol.MethodAttach, protocol.MethodSignal, protocol.MethodUpgrade,
+		protocol.MethodFreeze, protocol.MethodDump:
 		return false
 	}
 	return true

@@ -28,4 +28,7 @@ var methodNames = [...]string{
 	MethodAttach:       "attach",
 	MethodResize:       "resize",
 	MethodFetch:        "fetch",
+	MethodFreeze:       "freeze",
+	MethodDump:         "dump",
+	MethodThaw:         "thaw",
 }

@@ -49,6 +49,9 @@ const (
 	MethodAttach
 	MethodResize
 	MethodFetch
+	MethodFreeze
+	MethodDump
+	MethodThaw
 )
 
 // Hello is the first request of a connection. With Own, in a second one sent
@@ -151,6 +154,46 @@ type Start struct {
 	// Attach are clients of the streams from the first byte on; their
 	// descriptors come one client after the other. They name no container.
 	Attach []Attach `json:"attach,omitempty"`
+	// Restore has the container go on from a checkpoint in place of running its command.
+	Restore *Restore `json:"restore,omitempty"`
+}
+
+// Restore says what a container goes on from.
+type Restore struct {
+	// Images is the directory of CRIU's images. Nothing is written there.
+	Images string `json:"images"`
+	// Work is an existing directory for CRIU's log.
+	Work string `json:"work"`
+	CRIUOptions
+}
+
+// CRIUOptions are for what CRIU cannot know whether it is wanted.
+type CRIUOptions struct {
+	// TCPEstablished keeps connections, FileLocks locks, and ExternalUnix sockets whose
+	// other end is not in the container; without them their presence is an error.
+	TCPEstablished bool `json:"tcpEstablished,omitempty"`
+	FileLocks      bool `json:"fileLocks,omitempty"`
+	ExternalUnix   bool `json:"externalUnix,omitempty"`
+}
+
+// Freeze asks that containers stand still, all or none, until MethodThaw with the same
+// containers, the end of the connection, or the end of Longest.
+type Freeze struct {
+	IDs     []string      `json:"ids"`
+	Longest time.Duration `json:"longest"`
+}
+
+// Frozen names those to let go on.
+type Frozen struct {
+	IDs []string `json:"ids"`
+}
+
+// Dump asks for the images of a frozen container, in an existing directory. The container
+// stays, and stays frozen.
+type Dump struct {
+	ID     string `json:"id"`
+	Images string `json:"images"`
+	CRIUOptions
 }
 
 // Runtime is the program of an OCI runtime. Name is that of its directory of state

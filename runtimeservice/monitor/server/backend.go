@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +34,8 @@ type keeper interface {
 	signal(sig syscall.Signal) error
 	// update changes limits; what is not set stays.
 	update(resources *specs.LinuxResources) error
+	// dump writes CRIU's images of the frozen container into a directory, until ctx ends.
+	dump(ctx context.Context, req *protocol.Dump) error
 	// destroy removes what the runtime keeps of a container without processes. It is
 	// idempotent.
 	destroy() error

@@ -21,6 +21,12 @@ type builtin struct {
 	config  *configs.Config
 	process *libcontainer.Process
 	lib     *libcontainer.Container
+	// spec is that of a container being started; restore is what it goes on from, if it
+	// is restored.
+	spec    *specs.Spec
+	restore *protocol.Restore
+	// pid is the restored one.
+	pid int
 }
 
 var _ backend = (*builtin)(nil)
@@ -35,7 +41,7 @@ func (c *container) newBuiltin(req *protocol.Start) (*builtin, error) {
 		return nil, err
 	}
 	process.Init = true
-	return &builtin{c: c, config: config, process: process}, nil
+	return &builtin{c: c, config: config, process: process, spec: req.Spec, restore: req.Restore}, nil
 }
 
 func (b *builtin) owner() (uid, gid int, err error) {
@@ -63,6 +69,9 @@ func (b *builtin) prepare() (map[string]string, error) {
 }
 
 func (b *builtin) create(s *stdio) (int, waiter, error) {
+	if b.restore != nil {
+		return b.revive(s)
+	}
 	s.give(b.process)
 	if err := b.lib.Start(b.process); err != nil {
 		return 0, nil, commandError(err, b.process)
@@ -72,7 +81,13 @@ func (b *builtin) create(s *stdio) (int, waiter, error) {
 }
 
 func (b *builtin) release(pidfd int) error {
-	if err := releaseInit(filepath.Join(b.c.server.stateDir(), b.c.id), pidfd); err != nil {
+	var err error
+	if b.restore != nil {
+		err = b.c.wake(b.pid, b.spec)
+	} else {
+		err = releaseInit(filepath.Join(b.c.server.stateDir(), b.c.id), pidfd)
+	}
+	if err != nil {
 		return err
 	}
 	b.c.mu.Lock()

@@ -68,6 +68,7 @@ type container struct {
 	announced bool // the client knows that it was started
 	reaping   worker
 	ooms      *oomCount // nil before it ran
+	hold      *hold     // while it is frozen
 	// unfinished are what an earlier monitor noted of the outputs.
 	unfinished [2]*slot
 	// cancelled is set by a Delete that meets a start under way.

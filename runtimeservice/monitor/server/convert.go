@@ -48,10 +48,12 @@ func (s *Server) convertSpec(req *protocol.Start) (*configs.Config, error) {
 	if err := checkStart(req); err != nil {
 		return nil, err
 	}
+	spec := *withoutMappings(req.Spec)
+	spec.Annotations = s.criuAnnotations(req)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       req.ID,
 		UseSystemdCgroup: req.SystemdCgroup,
-		Spec:             withoutMappings(req.Spec),
+		Spec:             &spec,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("convert spec: %w: %w", err, errdefs.ErrInvalidArgument)

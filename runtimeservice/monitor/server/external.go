@@ -30,6 +30,9 @@ type external struct {
 	runtime *ociruntime.Runtime
 	// spec is nil unless the container is being started.
 	spec *specs.Spec
+	// restore is what a container that is being started goes on from; pid is its process.
+	restore *protocol.Restore
+	pid     int
 }
 
 var _ backend = (*external)(nil)
@@ -62,6 +65,7 @@ func (c *container) newExternal(req *protocol.Start) (*external, error) {
 		return nil, err
 	}
 	spec := *req.Spec
+	spec.Annotations = c.server.criuAnnotations(req)
 	if spec.Process.OOMScoreAdj == nil {
 		process := *spec.Process
 		process.OOMScoreAdj = &c.server.oomScore
@@ -70,7 +74,7 @@ func (c *container) newExternal(req *protocol.Start) (*external, error) {
 	if req.Runtime.SystemdCgroup {
 		spec.Annotations = withoutSubgroup(spec.Annotations)
 	}
-	return &external{c: c, runtime: c.server.ociRuntime(req.Runtime), spec: &spec}, nil
+	return &external{c: c, runtime: c.server.ociRuntime(req.Runtime), spec: &spec, restore: req.Restore}, nil
 }
 
 // crunSubgroup names the cgroup that crun makes within a scope of systemd's for the
@@ -120,6 +124,9 @@ func (x *external) prepare() (map[string]string, error) {
 }
 
 func (x *external) create(s *stdio) (pid int, process waiter, err error) {
+	if x.restore != nil {
+		return x.revive(s)
+	}
 	err = x.withStreams(s, func(streams ociruntime.Streams) error {
 		pid, err = x.runtime.Create(x.c.ctx, x.c.id, x.spec, streams)
 		return err
@@ -128,6 +135,9 @@ func (x *external) create(s *stdio) (pid int, process waiter, err error) {
 }
 
 func (x *external) release(int) error {
+	if x.restore != nil {
+		return x.c.wake(x.pid, x.spec)
+	}
 	return x.sayMemory(x.runtime.Start(x.c.ctx, x.c.id, x.spec.Process))
 }
 

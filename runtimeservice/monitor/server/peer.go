@@ -176,6 +176,12 @@ func (p *peer) handle(frame *protocol.Frame) (answer, error) {
 		return decode(frame, func(a *protocol.Attach) (answer, error) { return p.attach(a, frame) })
 	case protocol.MethodResize:
 		return plain(frame, s.resize)
+	case protocol.MethodFreeze:
+		return plain(frame, func(f *protocol.Freeze) error { return s.freeze(f, p.gone) })
+	case protocol.MethodDump:
+		return plain(frame, s.dump)
+	case protocol.MethodThaw:
+		return plain(frame, s.thaw)
 	}
 	return answer{}, fmt.Errorf("method %d: %w", frame.Method, errdefs.ErrNotImplemented)
 }

@@ -39,6 +39,9 @@ type record struct {
 	// StdinClosed says that the input has ended for good.
 	StdinClosed bool           `json:"stdinClosed,omitempty"`
 	Exit        *protocol.Exit `json:"exit,omitempty"`
+	// Frozen says that it stands still, or is about to, for as long as this monitor
+	// wants it: the next one lets it go on.
+	Frozen bool `json:"frozen,omitempty"`
 	// Acked says that the client has taken note of Exit.
 	Acked bool `json:"acked,omitempty"`
 }

@@ -43,6 +43,9 @@ func (s *Server) restoreOne(rec *record) {
 		return
 	}
 	c.phase = running
+	if rec.Frozen {
+		go c.thawLeft()
+	}
 	fd, err := openSame(rec)
 	if err != nil {
 		// A client that holds a pidfd may know better; see adopt.

@@ -113,6 +113,9 @@ func (s *Server) resumeOne(rec *record, entry handoverEntry) {
 	s.mu.Lock()
 	s.containers[c.id] = c
 	s.mu.Unlock()
+	if rec.Frozen {
+		go c.thawLeft()
+	}
 	for _, a := range entry.Attached {
 		c.resumeClient(a)
 	}

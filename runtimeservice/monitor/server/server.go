@@ -61,6 +61,7 @@ type Server struct {
 	lastExec  atomic.Uint64
 	ooms      *oomWatch
 	trimmer   trimmer
+	criu      criuState
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -83,11 +84,14 @@ func New(options Options) (*Server, error) {
 		containers: map[string]*container{},
 		conns:      map[*peer]struct{}{},
 	}
-	// A socket that is still there is of a terminal that nobody waits for.
-	if err := os.RemoveAll(s.consolesDir()); err != nil {
-		return nil, fmt.Errorf("make directory of monitor: %w", err)
+	// A socket that is still there is of a terminal that nobody waits for, and options of
+	// CRIU are of a restore that was cut off.
+	for _, dir := range []string{s.consolesDir(), s.criuConfigsDir()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("make directory of monitor: %w", err)
+		}
 	}
-	for _, dir := range []string{s.records.dir, s.stateDir(), s.emptyDir(), s.runtimesDir(), s.bundlesDir(), s.consolesDir()} {
+	for _, dir := range []string{s.records.dir, s.stateDir(), s.emptyDir(), s.runtimesDir(), s.bundlesDir(), s.consolesDir(), s.criuConfigsDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make directory of monitor: %w", err)
 		}
@@ -102,6 +106,7 @@ func New(options Options) (*Server, error) {
 		return nil, err
 	}
 	s.scratches = &scratches{}
+	s.criu = newCRIUState()
 	if s.scratches.journal, err = openJournal(options.Dir); err != nil {
 		s.log.Error("open journal; a kill may repeat output in logs", "error", err)
 	}
