@@ -1,0 +1,216 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxPackDepth bounds how deep the directories of a tree may be that is packed.
+	maxPackDepth = 1000
+	// redirectXattr and metacopyXattr are marks of overlayfs that a layer has no words for.
+	redirectXattr = "trusted.overlay.redirect"
+	metacopyXattr = "trusted.overlay.metacopy"
+)
+
+// Pack writes the tree below root, a writable layer of overlayfs, as an archive that
+// Unpack takes. Sockets are left out, since archives have none, and so are the extended
+// attributes that Unpack does not set. Who changes the tree meanwhile gets an error, or
+// something in between.
+func Pack(ctx context.Context, root *os.File, w io.Writer) error {
+	p := packer{ctx: ctx, tar: tar.NewWriter(w), linked: map[uint64]string{}}
+	if err := p.dir(root, ".", 0); err != nil {
+		return err
+	}
+	return p.tar.Close()
+}
+
+type packer struct {
+	ctx context.Context
+	tar *tar.Writer
+	// linked maps inodes with several names to the first one.
+	linked map[uint64]string
+}
+
+// dir writes a directory and what is in it.
+func (p *packer) dir(dir *os.File, name string, depth int) error {
+	if depth > maxPackDepth {
+		return fmt.Errorf("pack %q: more than %d directories deep", abbreviate(name), maxPackDepth)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("pack %q: %w", abbreviate(name), err)
+	}
+	hdr := header(name+"/", &st)
+	hdr.Typeflag = tar.TypeDir
+	if err := p.write(hdr, dir); err != nil {
+		return err
+	}
+	if isOpaqueDir(dir) {
+		if err := p.tar.WriteHeader(&tar.Header{Name: join(name, opaqueMarker), Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
+			return fmt.Errorf("pack %q: %w", abbreviate(name), err)
+		}
+	}
+	entries, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("pack %q: %w", abbreviate(name), err)
+	}
+	slices.Sort(entries)
+	for _, e := range entries {
+		if err := p.ctx.Err(); err != nil {
+			return context.Cause(p.ctx)
+		}
+		if err := p.entry(dir, e, join(name, e), depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func join(dir, base string) string {
+	if dir == "." {
+		return base
+	}
+	return dir + "/" + base
+}
+
+func (p *packer) entry(dir *os.File, base, name string, depth int) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "pack", Path: abbreviate(name), Err: err}
+	}
+	kind := st.Mode & unix.S_IFMT
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return fmt.Errorf("pack %q: an archive would take the name for a mark", abbreviate(name))
+	}
+	hdr := header(name, &st)
+	switch {
+	case kind == unix.S_IFSOCK:
+		return nil
+	case isWhiteout(&st):
+		*hdr = tar.Header{Name: strings.TrimSuffix(name, base) + whiteoutPrefix + base, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
+		return p.write(hdr, nil)
+	case kind == unix.S_IFDIR:
+		return p.open(dir, base, name, func(f *os.File) error { return p.dir(f, name, depth+1) })
+	case st.Nlink > 1 && p.linked[st.Ino] != "":
+		hdr.Typeflag, hdr.Linkname = tar.TypeLink, p.linked[st.Ino]
+		return p.write(hdr, nil)
+	}
+	if st.Nlink > 1 {
+		p.linked[st.Ino] = name
+	}
+	switch kind {
+	case unix.S_IFREG:
+		hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
+		return p.open(dir, base, name, func(f *os.File) error { return p.file(hdr, f) })
+	case unix.S_IFLNK:
+		target := make([]byte, maxNameLen)
+		n, err := unix.Readlinkat(int(dir.Fd()), base, target)
+		if err != nil {
+			return &os.PathError{Op: "readlink", Path: abbreviate(name), Err: err}
+		}
+		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, string(target[:n])
+	case unix.S_IFIFO:
+		hdr.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		hdr.Typeflag = tar.TypeChar
+		if kind == unix.S_IFBLK {
+			hdr.Typeflag = tar.TypeBlock
+		}
+		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	}
+	return p.write(hdr, nil)
+}
+
+// open calls f with an entry of a directory.
+func (p *packer) open(dir *os.File, base, name string, f func(*os.File) error) error {
+	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: abbreviate(name), Err: err}
+	}
+	file := os.NewFile(uintptr(fd), base)
+	defer file.Close()
+	return f(file)
+}
+
+func (p *packer) file(hdr *tar.Header, f *os.File) error {
+	if err := p.write(hdr, f); err != nil {
+		return err
+	}
+	n, err := io.Copy(p.tar, io.LimitReader(f, hdr.Size))
+	if err == nil && n != hdr.Size {
+		err = fmt.Errorf("it got shorter: %w", io.ErrUnexpectedEOF)
+	}
+	if err != nil {
+		return fmt.Errorf("pack %q: %w", abbreviate(hdr.Name), err)
+	}
+	return nil
+}
+
+// write writes a header with the extended attributes of f, which may be nil.
+func (p *packer) write(hdr *tar.Header, f *os.File) error {
+	if f != nil {
+		xattrs, err := readXattrs(int(f.Fd()))
+		if err != nil {
+			return fmt.Errorf("pack %q: %w", abbreviate(hdr.Name), err)
+		}
+		hdr.PAXRecords = xattrs
+	}
+	if err := p.tar.WriteHeader(hdr); err != nil {
+		return fmt.Errorf("pack %q: %w", abbreviate(hdr.Name), err)
+	}
+	return nil
+}
+
+func header(name string, st *unix.Stat_t) *tar.Header {
+	return &tar.Header{
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX,
+	}
+}
+
+func isOpaqueDir(dir *os.File) bool {
+	var value [1]byte
+	n, err := unix.Fgetxattr(int(dir.Fd()), opaqueXattr, value[:])
+	return err == nil && n == 1 && value[0] == 'y'
+}
+
+// readXattrs returns the extended attributes that an archive may have, as its records.
+func readXattrs(fd int) (map[string]string, error) {
+	names := make([]byte, maxXattrBytes)
+	n, err := unix.Flistxattr(fd, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("flistxattr", err)
+	}
+	var records map[string]string
+	for _, name := range strings.Split(string(names[:n]), "\x00") {
+		if name == redirectXattr || name == metacopyXattr {
+			return nil, fmt.Errorf("overlayfs has marked it with %s, which an archive cannot say", name)
+		}
+		if !keepXattr(name) {
+			continue
+		}
+		value := make([]byte, maxXattrBytes)
+		n, err := unix.Fgetxattr(fd, name, value)
+		if err != nil {
+			return nil, os.NewSyscallError("fgetxattr", err)
+		}
+		if records == nil {
+			records = map[string]string{}
+		}
+		records[paxXattrPrefix+name] = string(value[:n])
+	}
+	return records, nil
+}
