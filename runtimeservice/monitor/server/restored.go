@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -173,31 +174,77 @@ func (r restored) checkMounts() error {
 		return fmt.Errorf("open its root: %w", err)
 	}
 	defer unix.Close(root)
+	points, err := r.mountpoints(root)
+	if err != nil {
+		return err
+	}
+	present := map[string]*mountinfo.Info{}
 	for _, m := range all {
-		if err := r.checkMount(root, m); err != nil {
+		present[m.Mountpoint] = m
+		if err := r.checkMount(root, m, points); err != nil {
 			return fmt.Errorf("mount %q (%s): %w", m.Mountpoint, m.FSType, err)
 		}
 	}
-	return nil
+	return r.checkMissing(root, points, present)
 }
 
-func (r restored) checkMount(root int, m *mountinfo.Info) error {
-	if m.Mountpoint == "/" {
-		return sameAs(root, ".", r.spec.Root.Path)
+// mountpoints are the mounts of the specification by where they are in the container,
+// whose links can lead elsewhere than the specification says.
+func (r restored) mountpoints(root int) (map[string]specs.Mount, error) {
+	points := map[string]specs.Mount{}
+	for _, m := range r.spec.Mounts {
+		at, err := resolve(root, m.Destination)
+		if err != nil {
+			return nil, fmt.Errorf("mount %q is missing: %w: %w", m.Destination, err, errNotAllowed)
+		}
+		points[at] = m
 	}
-	within := func(dir string) bool { return strings.HasPrefix(m.Mountpoint, strings.TrimSuffix(dir, "/")+"/") }
-	for _, want := range r.spec.Mounts {
-		dest := path.Clean("/" + want.Destination)
-		bind := want.Type == "bind" || slices.Contains(want.Options, "bind") || slices.Contains(want.Options, "rbind")
+	return points, nil
+}
+
+// resolve is the path in the container that a name leads to.
+func resolve(root int, name string) (string, error) {
+	fd, err := openInRoot(root, name)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
+func openInRoot(root int, name string) (int, error) {
+	return unix.Openat2(root, cmp.Or(strings.TrimPrefix(path.Clean("/"+name), "/"), "."), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// checkMount fails for a mount that the specification does not have.
+func (r restored) checkMount(root int, m *mountinfo.Info, points map[string]specs.Mount) error {
+	if m.Mountpoint == "/" {
+		return sameAs(root, "/", r.spec.Root.Path)
+	}
+	if want, ok := points[m.Mountpoint]; ok {
 		switch {
-		case m.Mountpoint == dest && bind:
-			return sameAs(root, strings.TrimPrefix(dest, "/"), want.Source)
-		case m.Mountpoint == dest && (m.FSType == want.Type || want.Type == "cgroup"):
-			return checkCgroupType(want.Type, m.FSType)
-		case within(dest) && want.Type == "cgroup":
-			return checkCgroupType(want.Type, m.FSType)
-		case within(dest) && slices.Contains(want.Options, "rbind"):
-			return sameAs(root, strings.TrimPrefix(m.Mountpoint, "/"), filepath.Join(want.Source, strings.TrimPrefix(m.Mountpoint, dest)))
+		case isBind(want):
+			return sameAs(root, m.Mountpoint, want.Source)
+		case want.Type == "cgroup":
+			return checkCgroupType(m.FSType)
+		case want.Type == m.FSType:
+			return nil
+		}
+		return errNotAllowed
+	}
+	for at, want := range points {
+		rest, within := strings.CutPrefix(m.Mountpoint, strings.TrimSuffix(at, "/")+"/")
+		switch {
+		case within && want.Type == "cgroup":
+			return checkCgroupType(m.FSType)
+		case within && slices.Contains(want.Options, "rbind"):
+			return sameAs(root, m.Mountpoint, filepath.Join(want.Source, rest))
 		}
 	}
 	switch {
@@ -205,20 +252,47 @@ func (r restored) checkMount(root int, m *mountinfo.Info) error {
 		if m.FSType == "tmpfs" {
 			return nil
 		}
-		return sameAs(root, strings.TrimPrefix(m.Mountpoint, "/"), "/dev/null")
-	case slices.Contains(r.spec.Linux.ReadonlyPaths, m.Mountpoint):
-		if m.FSType == "proc" || m.FSType == "sysfs" {
-			return nil
-		}
+		return sameAs(root, m.Mountpoint, "/dev/null")
+	case slices.Contains(r.spec.Linux.ReadonlyPaths, m.Mountpoint) && (m.FSType == "proc" || m.FSType == "sysfs"):
+		return nil
 	case m.Mountpoint == "/dev/console" && m.FSType == "devpts":
 		return nil
 	}
 	return errNotAllowed
 }
 
+// checkMissing fails if there is less than the specification has: a mount, the mask of a
+// path, or that something is read-only.
+func (r restored) checkMissing(root int, points map[string]specs.Mount, present map[string]*mountinfo.Info) error {
+	readonly := map[string]bool{}
+	if r.spec.Root.Readonly {
+		readonly["/"] = true
+	}
+	for at, m := range points {
+		readonly[at] = slices.Contains(m.Options, "ro")
+	}
+	for i, list := range [][]string{r.spec.Linux.MaskedPaths, r.spec.Linux.ReadonlyPaths} {
+		for _, p := range list {
+			if at, err := resolve(root, p); err == nil {
+				readonly[at] = i == 1
+			}
+		}
+	}
+	for at, ro := range readonly {
+		m := present[at]
+		if m == nil {
+			return fmt.Errorf("mount at %q is missing: %w", at, errNotAllowed)
+		}
+		if ro && !slices.Contains(strings.Split(m.Options, ","), "ro") {
+			return fmt.Errorf("mount at %q is not read-only: %w", at, errNotAllowed)
+		}
+	}
+	return nil
+}
+
 // checkCgroupType allows what a mount of cgroups consists of.
-func checkCgroupType(want, have string) error {
-	if want != "cgroup" || have == "cgroup" || have == "cgroup2" || have == "tmpfs" {
+func checkCgroupType(have string) error {
+	if have == "cgroup" || have == "cgroup2" || have == "tmpfs" {
 		return nil
 	}
 	return errNotAllowed
@@ -227,9 +301,7 @@ func checkCgroupType(want, have string) error {
 // sameAs fails unless name below root is the file of a path on the node. No link of the
 // container's leads out of it.
 func sameAs(root int, name, source string) error {
-	fd, err := unix.Openat2(root, name, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openInRoot(root, name)
 	if err != nil {
 		return fmt.Errorf("open it: %w", err)
 	}

@@ -55,7 +55,7 @@ func (s *Server) criuAnnotations(req *protocol.Start) map[string]string {
 }
 
 // revive has CRIU make the processes of a container by calling restore.
-func (c *container) revive(r *protocol.Restore, restore func(ctx context.Context) error) error {
+func (c *container) revive(r *protocol.Restore, spec *specs.Spec, restore func(ctx context.Context) error) error {
 	if !filepath.IsAbs(r.Images) || !filepath.IsAbs(r.Work) {
 		return fmt.Errorf("restore from %q with log in %q: the paths have to be absolute: %w", r.Images, r.Work, errdefs.ErrInvalidArgument)
 	}
@@ -73,7 +73,11 @@ func (c *container) revive(r *protocol.Restore, restore func(ctx context.Context
 	}
 	defer os.Remove(options)
 	defer whenDone(c.ctx, killCRIU)()
-	return criuError(restore(c.ctx), r.Work, restoreLog)
+	keep, err := keepHostname(spec)
+	if err != nil {
+		return err
+	}
+	return errors.Join(criuError(restore(c.ctx), r.Work, restoreLog), keep())
 }
 
 // lsmOptions are what the restored processes and mounts get from a security module; what
@@ -90,7 +94,7 @@ func lsmOptions(spec *specs.Spec) (profile, mounts string) {
 
 func (b *builtin) revive(s *stdio) (int, waiter, error) {
 	s.give(b.process)
-	err := b.c.revive(b.restore, func(context.Context) error {
+	err := b.c.revive(b.restore, b.spec, func(context.Context) error {
 		options := criuOptions(b.restore.CRIUOptions, b.restore.Images, b.restore.Work)
 		options.LsmProfile, options.LsmMountContext = lsmOptions(b.spec)
 		return b.lib.Restore(b.process, options)
@@ -103,7 +107,7 @@ func (b *builtin) revive(s *stdio) (int, waiter, error) {
 }
 
 func (x *external) revive(s *stdio) (pid int, process waiter, err error) {
-	err = x.c.revive(x.restore, func(ctx context.Context) error {
+	err = x.c.revive(x.restore, x.spec, func(ctx context.Context) error {
 		return x.withStreams(s, func(streams ociruntime.Streams) error {
 			options := ociruntimeOptions(x.restore.CRIUOptions)
 			options.LSMProfile, options.LSMMountContext = lsmOptions(x.spec)
