@@ -39,16 +39,16 @@ func (s *Service) exportRootfs(ctx context.Context, containerID string, w io.Wri
 // MountRootfsFrom is MountRootfs for a container that has none yet, with the changes that
 // an archive as ExportRootfs writes it holds. The archive is trusted as little as a layer:
 // a hostile one is errdefs.ErrInvalidArgument. After an error nothing is left.
-func (s *Service) MountRootfsFrom(ctx context.Context, containerID, imageID, mountpoint string, changes io.ReadSeeker) error {
+func (s *Service) MountRootfsFrom(ctx context.Context, containerID, imageID, mountpoint, label string, changes io.ReadSeeker) error {
 	defer s.rootfs.lock(containerID)()
-	if err := s.mountRootfsFrom(ctx, containerID, imageID, mountpoint, changes); err != nil {
+	if err := s.mountRootfsFrom(ctx, containerID, imageID, mountpoint, label, changes); err != nil {
 		return fmt.Errorf("mount root file system of container %s with changes: %w", containerID, err)
 	}
 	return nil
 }
 
-func (s *Service) mountRootfsFrom(ctx context.Context, containerID, imageID, mountpoint string, changes io.ReadSeeker) (err error) {
-	blob, err := blobOf(changes)
+func (s *Service) mountRootfsFrom(ctx context.Context, containerID, imageID, mountpoint, label string, changes io.ReadSeeker) (err error) {
+	blob, err := archiveSpec(changes)
 	if err != nil {
 		return err
 	}
@@ -80,11 +80,11 @@ func (s *Service) mountRootfsFrom(ctx context.Context, containerID, imageID, mou
 	if _, err := layer.Unpack(ctx, io.NopCloser(changes), blob, root, nil); err != nil {
 		return fmt.Errorf("write changes: %w", diskError(err))
 	}
-	return s.makeRootfs(rec, mountpoint, "")
+	return s.makeRootfs(rec, mountpoint, label, "")
 }
 
-// blobOf describes an archive that is read from its beginning then.
-func blobOf(archive io.ReadSeeker) (layer.Spec, error) {
+// archiveSpec describes an archive that is read from its beginning then.
+func archiveSpec(archive io.ReadSeeker) (layer.Spec, error) {
 	sum := digest.Canonical.Digester()
 	size, err := io.Copy(sum.Hash(), archive)
 	if err == nil {

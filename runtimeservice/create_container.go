@@ -55,7 +55,12 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 		}
 		defer sb.leave()
 		ctx, timings = collectStart(ctx)
-		return s.createContainer(ctx, sb, config, timings)
+		from, err := s.checkpointNamed(ctx, sb, config)
+		if err != nil {
+			return "", err
+		}
+		defer s.dropSource(from)
+		return s.createContainer(ctx, sb, config, timings, from)
 	})
 	if err != nil {
 		return "", fmt.Errorf("create container %q (attempt %d) in sandbox %s: %w", key.name, key.attempt, sb.id, err)
@@ -78,11 +83,12 @@ func (s *Service) containerDelivered(id string) {
 	c.rec.Store(&next)
 }
 
-// createContainer makes the container, or undoes what it has made of it. The
-// caller has joined the sandbox.
-func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig, timings *operation.Timings) (id string, err error) {
+// createContainer makes the container, or undoes what it has made of it. With from, which
+// may be nil, it goes on from a checkpoint when it is started. The caller has joined the
+// sandbox.
+func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig, timings *operation.Timings, from *source) (id string, err error) {
 	looking, found := operation.Stage(ctx, stageImage)
-	rec, image, err := s.newContainerRecord(looking, sb, config)
+	rec, image, err := s.newContainerRecord(looking, sb, config, from)
 	found(err)
 	if err != nil {
 		return "", err
@@ -107,7 +113,7 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 			s.leave(leftover{id: rec.ID, purge: s.purgeContainer})
 		}
 	}()
-	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, sb, rec, &u) }); err != nil {
+	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, sb, rec, from, &u) }); err != nil {
 		return "", err
 	}
 	building, built := operation.Stage(ctx, stageCreate)
@@ -137,6 +143,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	ociSpec, evictions, err := s.adjustByPlugins(adjusting, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
 	adjusted(err)
 	if err != nil {
+		return "", err
+	}
+	if err := from.check(ociSpec); err != nil {
 		return "", err
 	}
 	for _, note := range resolved.Notes {
@@ -171,12 +180,12 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 
 // newContainerRecord finds the image and writes down what is known before
 // anything is made.
-func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig) (*record.Container, *ocispec.Image, error) {
+func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *runtimeapi.ContainerConfig, from *source) (*record.Container, *ocispec.Image, error) {
 	path, err := logPath(sb, config)
 	if err != nil {
 		return nil, nil, err
 	}
-	ref := config.GetImage().GetImage()
+	ref := from.image(config.GetImage().GetImage())
 	imageID, image, err := s.opts.Images.Image(ctx, ref)
 	if err != nil {
 		return nil, nil, fmt.Errorf("find image %q: %w", ref, err)
@@ -198,6 +207,7 @@ func (s *Service) newContainerRecord(ctx context.Context, sb *sandbox, config *r
 		ImageID:   imageID,
 		LogPath:   path,
 	}
+	from.fill(rec)
 	if rec.CgroupPath, err = spec.CgroupsPath(s.opts.SystemdCgroup, sb.rec.Load().CgroupParent, "", rec.ID); err != nil {
 		return nil, nil, err
 	}
@@ -233,7 +243,7 @@ func (s *Service) imageNames(ctx context.Context, asked *runtimeapi.ImageSpec, i
 	return name, ref, nil
 }
 
-func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *record.Container, u *undo.Stack) error {
+func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *record.Container, from *source, u *undo.Stack) error {
 	dir := s.rootfsDir(rec.ID)
 	u.Add("remove root file system", undoTimeout, func(ctx context.Context) error { return s.removeRootfs(ctx, rec.ID) })
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -241,6 +251,9 @@ func (s *Service) mountContainerRootfs(ctx context.Context, sb *sandbox, rec *re
 	}
 	if err := openTo(rootOf(sb.config), filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("make mount point of root file system: %w", err)
+	}
+	if from != nil {
+		return s.mountFrom(ctx, sb, rec, from, dir, u)
 	}
 	if err := s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, sb.userNamespace()); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)

@@ -139,6 +139,7 @@ type Processes interface {
 	StartPodInit(ctx context.Context, req monitor.PodInitRequest) (monitor.Started, error)
 	Containers
 	Streams
+	Checkpoints
 }
 
 // Containers is the part of Processes that a container's life needs. All calls

@@ -191,6 +191,9 @@ type fakeMonitor struct {
 	exec    func(monitor.ExecRequest) (Execution, *os.File, error)
 	attach  func(monitor.AttachRequest) (<-chan struct{}, error)
 	updates []*specs.LinuxResources
+
+	checkpoints        []string
+	freezeErr, dumpErr error
 }
 
 func (m *fakeMonitor) setOnExit(fn func(monitor.Exit)) {
@@ -300,6 +303,30 @@ func (m *fakeMonitor) Signal(ctx context.Context, id string, signal syscall.Sign
 	if dies {
 		m.exit(id, monitor.Exit{Code: 128 + int(signal)})
 	}
+	return nil
+}
+
+func (m *fakeMonitor) Freeze(_ context.Context, ids []string, _ time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checkpoints = append(m.checkpoints, "freeze "+strings.Join(ids, " "))
+	return m.freezeErr
+}
+
+func (m *fakeMonitor) Dump(_ context.Context, id, images string, _ monitor.CRIUOptions) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checkpoints = append(m.checkpoints, "dump "+id)
+	if m.dumpErr != nil {
+		return m.dumpErr
+	}
+	return os.WriteFile(filepath.Join(images, "inventory.img"), []byte("image"), 0o644)
+}
+
+func (m *fakeMonitor) Thaw(_ context.Context, ids []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checkpoints = append(m.checkpoints, "thaw "+strings.Join(ids, " "))
 	return nil
 }
 

@@ -47,6 +47,9 @@ func (s *Service) Start(ctx context.Context) error {
 		return err
 	}
 	s.releaseUnknownPods(ctx)
+	if err := s.clearCheckpoints(); err != nil {
+		return err
+	}
 	if s.userNamespaces = s.probeUserNamespaces(); s.userNamespaces != nil {
 		s.log.Warn("pods cannot have user namespaces", "reason", s.userNamespaces)
 	}

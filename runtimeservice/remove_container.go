@@ -86,6 +86,9 @@ func (s *Service) purgeContainer(ctx context.Context, id string) error {
 	if err := operation.Do(ctx, "unmount", func(ctx context.Context) error { return s.removeRootfs(ctx, id) }); err != nil {
 		return err
 	}
+	if err := s.removeCheckpoint(ctx, id); err != nil {
+		return err
+	}
 	if err := s.specs.Delete(id); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -32,21 +33,30 @@ import (
 // been removed the error is ErrAlreadyExists. After an error nothing is left,
 // except perhaps a debt of the network.
 func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	id, _, err := s.runPodSandbox(ctx, config, handler)
+	return id, err
+}
+
+// runPodSandbox is RunPodSandbox. mine tells that this call made the sandbox: it joined no
+// other one.
+func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (id string, mine bool, err error) {
 	runtime, err := s.opts.Handlers.Resolve(handler)
 	if err != nil {
-		return "", fmt.Errorf("runtime_handler: %w", err)
+		return "", false, fmt.Errorf("runtime_handler: %w", err)
 	}
 	if err := validateSandbox(config); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if err := s.requireUserNamespaces(config); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if err := spec.CheckPodSeccomp(ctx, config); err != nil {
-		return "", err
+		return "", false, err
 	}
 	key := sandboxKeyOf(config.GetMetadata())
-	id, err := s.runs.Do(ctx, key, func(ctx context.Context) (string, error) {
+	var made atomic.Bool
+	id, err = s.runs.Do(ctx, key, func(ctx context.Context) (string, error) {
+		made.Store(true)
 		s.background.Add(1)
 		defer s.background.Done()
 		if id, exists := s.sandboxes.named(key); exists {
@@ -57,10 +67,10 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 		return s.runSandbox(ctx, config, handler, runtime)
 	})
 	if err != nil {
-		return "", fmt.Errorf("run sandbox of pod %s: %w", key, err)
+		return "", false, fmt.Errorf("run sandbox of pod %s: %w", key, err)
 	}
 	s.sandboxDelivered(id)
-	return id, nil
+	return id, made.Load(), nil
 }
 
 // sandboxDelivered remembers that a caller knows the ID, so that after a restart

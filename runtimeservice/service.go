@@ -74,7 +74,9 @@ type Options struct {
 	Images          Images
 	RootFilesystems RootFilesystems
 	Volumes         Volumes
-	Network         Network
+	// WritableLayers may be nil in tests.
+	WritableLayers WritableLayers
+	Network        Network
 	// Plugins may be nil.
 	Plugins Plugins
 	// Processes is the monitor's client; its OnExit must be Service.HandleExit.
@@ -223,7 +225,8 @@ func New(opts Options) (*Service, error) {
 		// On its way to the root file system a pod's root passes it, which is nobody
 		// special on the node. Who looks for those of others has to guess their IDs,
 		// and does not get further.
-		s.containersDir(): 0o711,
+		s.containersDir():  0o711,
+		s.checkpointsDir(): 0o700,
 	} {
 		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return nil, fmt.Errorf("make state directory: %w", err)

@@ -82,6 +82,10 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	restore, err := s.restoreOf(c)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
 	clients := c.takeEarly()
 	starting, began := operation.Stage(ctx, stageStart)
 	started, err := s.opts.Processes.Start(starting, monitor.StartRequest{
@@ -93,6 +97,7 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 		StdinOnce:     c.config.GetStdinOnce(),
 		Runtime:       s.monitorRuntime(handler),
 		Attach:        attachRequests(clients),
+		Restore:       restore,
 	})
 	began(err)
 	tellStarted(clients, started, err)
@@ -100,6 +105,7 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 	if err != nil {
 		return s.startFailed(ctx, c, err, timings)
 	}
+	s.restoredFrom(c)
 	return s.startedWith(c, started, timings)
 }
 

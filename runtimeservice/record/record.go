@@ -125,6 +125,10 @@ type Container struct {
 	// ProcessLabel and FileLabel are the container's SELinux labels.
 	ProcessLabel string `json:"processLabel,omitempty"`
 	FileLabel    string `json:"fileLabel,omitempty"`
+	// Restore is true for a container that goes on from a checkpoint when it is started.
+	Restore bool `json:"restore,omitempty"`
+	// RestoreOptions are those for CRIU, by name.
+	RestoreOptions map[string]string `json:"restoreOptions,omitempty"`
 
 	Pid        int    `json:"pid,omitempty"`
 	StartedAt  int64  `json:"startedAt,omitempty"`
