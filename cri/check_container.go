@@ -15,7 +15,7 @@ func checkCreateContainer(r *runtimeapi.CreateContainerRequest) error {
 	if r.GetConfig() == nil {
 		return invalid("config", "must be set")
 	}
-	if err := checkContainerConfig("config", r.GetConfig()); err != nil {
+	if err := checkContainer("config", r.GetConfig(), checkContainerImage); err != nil {
 		return err
 	}
 	if r.GetSandboxConfig() == nil {
@@ -26,12 +26,17 @@ func checkCreateContainer(r *runtimeapi.CreateContainerRequest) error {
 
 // checkContainerConfig checks all that a container is made of.
 func checkContainerConfig(path string, c *runtimeapi.ContainerConfig) error {
+	return checkContainer(path, c, checkImage)
+}
+
+// checkContainer is checkContainerConfig with what checks the name of the image.
+func checkContainer(path string, c *runtimeapi.ContainerConfig, image func(string, *runtimeapi.ImageSpec) error) error {
 	if c.GetMetadata() == nil {
 		return invalid(field(path, "metadata"), "must be set")
 	}
 	if err := first(
 		requiredName(field(path, "metadata.name"), c.GetMetadata().GetName()),
-		checkImage(field(path, "image"), c.GetImage()),
+		image(field(path, "image"), c.GetImage()),
 		checkCommand(path, c),
 		checkWorkingDir(field(path, "working_dir"), c.GetWorkingDir()),
 		each(field(path, "envs"), c.GetEnvs(), checkEnv),

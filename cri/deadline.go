@@ -43,6 +43,8 @@ func deadlineFor(req any, fullMethod string) time.Duration {
 			return 0
 		}
 		return addTimeout(changeDeadline, seconds(r.GetTimeout()))
+	case *runtimeapi.CheckpointContainerRequest:
+		return addTimeout(changeDeadline, seconds(r.GetTimeout()))
 	case *runtimeapi.StopContainerRequest:
 		return addTimeout(changeDeadline, seconds(r.GetTimeout()))
 	}

@@ -102,6 +102,15 @@ func (f *fakeRuntime) MetricDescriptors() []*runtimeapi.MetricDescriptor {
 func (f *fakeRuntime) PodSandboxMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
 	return []*runtimeapi.PodSandboxMetrics{{PodSandboxId: sandboxID}}, f.called(ctx, "PodSandboxMetrics", "", 0)
 }
+func (f *fakeRuntime) CheckpointPod(ctx context.Context, r *runtimeapi.CheckpointPodRequest) error {
+	return f.called(ctx, "CheckpointPod", r.GetPodSandboxId(), 0)
+}
+func (f *fakeRuntime) RestorePod(ctx context.Context, r *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
+	return &runtimeapi.RestorePodResponse{PodSandboxId: sandboxID}, f.called(ctx, "RestorePod", r.GetCheckpointPath(), 0)
+}
+func (f *fakeRuntime) CheckpointContainer(ctx context.Context, id, _ string, timeout time.Duration) error {
+	return f.called(ctx, "CheckpointContainer", id, timeout)
+}
 func (f *fakeRuntime) CreateContainer(ctx context.Context, sandbox string, _ *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
 	return containerID, f.called(ctx, "CreateContainer", sandbox, 0)
 }

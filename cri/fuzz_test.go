@@ -33,6 +33,9 @@ func targets() []checked {
 	return []checked{
 		target("RunPodSandbox", goodRunPodSandbox(), checkRunPodSandbox),
 		target("CreateContainer", goodCreateContainer(), checkCreateContainer),
+		target("CheckpointContainer", goodCheckpointContainer(), checkCheckpointContainer),
+		target("CheckpointPod", goodCheckpointPod(), checkCheckpointPod),
+		target("RestorePod", goodRestorePod(), checkRestorePod),
 		target("StopContainer", &runtimeapi.StopContainerRequest{ContainerId: "c", Timeout: 5}, checkStopContainer),
 		target("UpdateContainerResources", &runtimeapi.UpdateContainerResourcesRequest{
 			ContainerId: "c", Linux: goodContainerConfig().Linux.Resources,

@@ -20,6 +20,8 @@ type Sandboxes interface {
 	PodSandboxStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.PodSandboxStatusResponse, error)
 	ListPodSandbox(ctx context.Context, filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error)
 	UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) error
+	CheckpointPod(ctx context.Context, req *runtimeapi.CheckpointPodRequest) error
+	RestorePod(ctx context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error)
 }
 
 // ContainerLifecycle takes containers from created to removed. StopContainer
@@ -30,6 +32,8 @@ type ContainerLifecycle interface {
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, timeout time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	// CheckpointContainer takes the default timeout for 0.
+	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
 }
 
 // Containers looks at containers and changes what can change while they run.
