@@ -121,16 +121,19 @@ func cause(err error) error {
 // slow names the calls whose duration depends on a registry, a network plugin
 // or a container's own behaviour; they get no deadline here.
 var slow = map[string]bool{
-	runtimeapi.ImageService_PullImage_FullMethodName:          true,
-	runtimeapi.ImageService_RemoveImage_FullMethodName:        true,
-	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:    true,
-	runtimeapi.RuntimeService_StopPodSandbox_FullMethodName:   true,
-	runtimeapi.RuntimeService_RemovePodSandbox_FullMethodName: true,
-	runtimeapi.RuntimeService_CreateContainer_FullMethodName:  true,
-	runtimeapi.RuntimeService_StartContainer_FullMethodName:   true,
-	runtimeapi.RuntimeService_StopContainer_FullMethodName:    true,
-	runtimeapi.RuntimeService_RemoveContainer_FullMethodName:  true,
-	runtimeapi.RuntimeService_ExecSync_FullMethodName:         true,
+	runtimeapi.RuntimeService_CheckpointContainer_FullMethodName: true,
+	runtimeapi.RuntimeService_CheckpointPod_FullMethodName:       true,
+	runtimeapi.RuntimeService_RestorePod_FullMethodName:          true,
+	runtimeapi.ImageService_PullImage_FullMethodName:             true,
+	runtimeapi.ImageService_RemoveImage_FullMethodName:           true,
+	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:       true,
+	runtimeapi.RuntimeService_StopPodSandbox_FullMethodName:      true,
+	runtimeapi.RuntimeService_RemovePodSandbox_FullMethodName:    true,
+	runtimeapi.RuntimeService_CreateContainer_FullMethodName:     true,
+	runtimeapi.RuntimeService_StartContainer_FullMethodName:      true,
+	runtimeapi.RuntimeService_StopContainer_FullMethodName:       true,
+	runtimeapi.RuntimeService_RemoveContainer_FullMethodName:     true,
+	runtimeapi.RuntimeService_ExecSync_FullMethodName:            true,
 }
 
 func unaryErrors(timeout time.Duration) grpc.UnaryClientInterceptor {

@@ -281,3 +281,21 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxM
 	}
 	return nil
 }
+
+func (s *runtimeService) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return &runtimeapi.CheckpointContainerResponse{}, nil
+}
+
+func (s *runtimeService) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) (*runtimeapi.CheckpointPodResponse, error) {
+	return &runtimeapi.CheckpointPodResponse{}, nil
+}
+
+func (s *runtimeService) RestorePod(_ context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
+	resp := &runtimeapi.RestorePodResponse{PodSandboxId: "restored"}
+	for _, c := range req.ContainerConfigs {
+		resp.RestoredContainers = append(resp.RestoredContainers, &runtimeapi.RestoredContainer{
+			Name: c.GetMetadata().GetName(), ContainerId: "restored-" + c.GetMetadata().GetName(),
+		})
+	}
+	return resp, nil
+}
