@@ -27,40 +27,39 @@ func goodRestorePod() *runtimeapi.RestorePodRequest {
 // badCleanPaths are refused wherever a path without detours is.
 var badCleanPaths = map[string]string{"root": "/", "detour": "/a/../b", "doubled": "/a//b", "trailing": "/a/"}
 
-func TestMalformedCheckpointContainer(t *testing.T) {
+func malformedCheckpointContainer() malformedTable {
 	type request = *runtimeapi.CheckpointContainerRequest
 	cases := []malformedCase[request]{
-		{"container_id", "empty", func(r request) { r.ContainerId = "" }},
-		{"container_id", "a path", func(r request) { r.ContainerId = "../c" }},
 		{"timeout", "negative", func(r request) { r.Timeout = -1 }},
 	}
+	cases = append(cases, badID("container_id", func(r request) *string { return &r.ContainerId }, true)...)
 	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
 		for name, v := range bad {
 			cases = append(cases, malformedCase[request]{"location", name, func(r request) { r.Location = v }})
 		}
 	}
-	runMalformed(t, goodCheckpointContainer, checkCheckpointContainer, cases)
+	return tableOf("CheckpointContainer", goodCheckpointContainer, cases)
 }
 
-func TestMalformedCheckpointPod(t *testing.T) {
+func malformedCheckpointPod() malformedTable {
 	type request = *runtimeapi.CheckpointPodRequest
 	cases := []malformedCase[request]{
-		{"pod_sandbox_id", "empty", func(r request) { r.PodSandboxId = "" }},
 		{"container_ids", "empty", func(r request) { r.ContainerIds = nil }},
 		{"container_ids[1]", "empty", func(r request) { r.ContainerIds[1] = "" }},
 		{"container_ids[1]", "twice", func(r request) { r.ContainerIds[1] = containerID }},
 		{`options["a b"]`, "white space", func(r request) { r.Options = map[string]string{"a b": "true"} }},
 		{`options["a"]`, "newline", func(r request) { r.Options = map[string]string{"a": "x\ny"} }},
 	}
+	cases = append(cases, badID("pod_sandbox_id", func(r request) *string { return &r.PodSandboxId }, true)...)
 	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
 		for name, v := range bad {
 			cases = append(cases, malformedCase[request]{"output_path", name, func(r request) { r.OutputPath = v }})
 		}
 	}
-	runMalformed(t, goodCheckpointPod, checkCheckpointPod, cases)
+	return tableOf("CheckpointPod", goodCheckpointPod, cases)
 }
 
-func TestMalformedRestorePod(t *testing.T) {
+func malformedRestorePod() malformedTable {
 	type request = *runtimeapi.RestorePodRequest
 	cases := []malformedCase[request]{
 		{"config", "absent", func(r request) { r.Config = nil }},
@@ -70,6 +69,7 @@ func TestMalformedRestorePod(t *testing.T) {
 		{"container_configs[1].metadata.name", "twice", func(r request) {
 			r.ContainerConfigs = append(r.ContainerConfigs, goodContainerConfig())
 		}},
+		{"container_configs[0].devices[0].host_path", "relative", func(r request) { r.ContainerConfigs[0].Devices[0].HostPath = "dev/fuse" }},
 		{"container_configs[0].image.image", "an archive", func(r request) { r.ContainerConfigs[0].Image.Image = "/a.tar" }},
 	}
 	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
@@ -77,10 +77,10 @@ func TestMalformedRestorePod(t *testing.T) {
 			cases = append(cases, malformedCase[request]{"checkpoint_path", name, func(r request) { r.CheckpointPath = v }})
 		}
 	}
-	for _, c := range sandboxConfigCases() {
-		cases = append(cases, malformedCase[request]{"config." + c.path, c.name, func(r request) { c.change(r.Config) }})
-	}
-	runMalformed(t, goodRestorePod, checkRestorePod, cases)
+	cases = append(cases, nested("config", request.GetConfig, sandboxConfigCases())...)
+	cases = append(cases, nested("container_configs[0]", func(r request) *runtimeapi.ContainerConfig { return r.ContainerConfigs[0] }, containerConfigCases())...)
+	cases = append(cases, malformedCase[request]{`options["a"]`, "newline", func(r request) { r.Options = map[string]string{"a": "x\ny"} }})
+	return tableOf("RestorePod", goodRestorePod, cases)
 }
 
 // A container can be created of the path of a checkpoint.

@@ -15,6 +15,9 @@ func malformedTables() []malformedTable {
 		malformedCreateContainer(),
 		malformedPullImage(),
 		malformedUpdateRuntimeConfig(),
+		malformedCheckpointContainer(),
+		malformedCheckpointPod(),
+		malformedRestorePod(),
 	}, malformedByID(), malformedByFilter(), malformedByImage(), malformedExec(), malformedChanges(), nothingMalformed())
 }
 
