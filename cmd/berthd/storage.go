@@ -14,7 +14,7 @@ import (
 
 // foreignNames are those in the root directory that are not the image service's.
 var foreignNames = map[string]bool{
-	"sandboxes": true, "containers": true, "specs": true, "cni": true, pidlock.FileName: true, "places.json": true, "berth-storage": true,
+	"sandboxes": true, "containers": true, "specs": true, "checkpoints": true, "cni": true, pidlock.FileName: true, "places.json": true, "berth-storage": true,
 }
 
 // containers lists what has a log.
