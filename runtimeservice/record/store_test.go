@@ -43,6 +43,8 @@ func full(t *testing.T) *Container {
 			default:
 				f.SetBytes([]byte{byte(i), 0, 200})
 			}
+		case reflect.Map:
+			f.Set(reflect.ValueOf(map[string]string{"a": "b"}))
 		default:
 			t.Fatalf("field %s: kind %s is not known to this test", v.Type().Field(i).Name, f.Kind())
 		}
