@@ -50,7 +50,7 @@ demo: build cni-plugins ## Pull, run, reach, exec into, log, measure and remove 
 	hack/demo.sh
 
 .PHONY: test
-test: test-unit test-integration test-crash ## Unit tests with the race detector, the integration suite, crashes.
+test: test-unit test-integration ## Unit tests with the race detector, then the integration suite.
 
 .PHONY: test-unit
 test-unit: build cni-plugins
