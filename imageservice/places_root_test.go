@@ -3,6 +3,7 @@ package imageservice
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -147,7 +148,54 @@ func TestPlacesChange(t *testing.T) {
 	if s = opened(at("moved"), at("elsewhere")); status(t, s, name) == nil {
 		t.Error("the image is gone")
 	}
+	// A copy is the same store, but an empty directory is not the copy of one.
+	if err := os.CopyFS(at("copy"), os.DirFS(at("moved"))); err != nil {
+		t.Fatal(err)
+	}
+	if s = opened(at("copy"), at("elsewhere")); status(t, s, name) == nil {
+		t.Error("the image is gone")
+	}
+	refused(at("empty"), at("elsewhere"), at("copy"))
 	if _, err := New(Options{Root: at("root2"), State: at("state2"), ImagesDir: at("moved")}); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "another root") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A root directory is the same store wherever it was moved or copied to, with what was
+// configured to be below it.
+func TestRootMoves(t *testing.T) {
+	needRoot(t)
+	for what, images := range map[string]string{"the root directory": "", "below it": "images"} {
+		t.Run(what, func(t *testing.T) {
+			base := t.TempDir()
+			opened := func(root string) *Service {
+				t.Helper()
+				o := Options{Root: filepath.Join(base, root), State: filepath.Join(base, "state")}
+				if images != "" {
+					o.ImagesDir = filepath.Join(o.Root, images)
+				}
+				s, err := New(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(s.Close)
+				return s
+			}
+			i, _, _ := twoLayers()
+			name := push(t, newRegistry(t), "app", "1", i)
+			mustPull(t, opened("first"), name)
+			if out, err := exec.Command("cp", "-a", filepath.Join(base, "first"), filepath.Join(base, "copy")).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if status(t, opened("copy"), name) == nil {
+				t.Error("the image is not in the copy")
+			}
+			if err := os.Rename(filepath.Join(base, "first"), filepath.Join(base, "moved")); err != nil {
+				t.Fatal(err)
+			}
+			if status(t, opened("moved"), name) == nil {
+				t.Error("the image did not move along")
+			}
+		})
 	}
 }

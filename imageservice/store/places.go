@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/berth-cri/berth/imageservice/tree"
 )
 
 // Places are the directories of a store.
@@ -27,7 +29,8 @@ const (
 	markFile = "berth-storage"
 )
 
-// placesRecord is what is noted in the root directory.
+// placesRecord is what is noted in the root directory. Directories below that are
+// noted as seen from it, so that it can be moved and copied with them.
 type placesRecord struct {
 	ID       string `json:"id"`
 	Images   string `json:"images"`
@@ -39,10 +42,26 @@ func (p Places) withDefaults() Places {
 	return p
 }
 
+// noted is how a directory is written down, at where a written one is.
+func (p Places) noted(dir string) string {
+	if rel, err := filepath.Rel(p.Root, dir); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return dir
+}
+
+func (p Places) at(noted string) string {
+	if filepath.IsAbs(noted) {
+		return noted
+	}
+	return filepath.Join(p.Root, noted)
+}
+
 // settle makes sure that the directories are those of the last time, or that nothing
 // is left in the ones before: what was there would neither be found nor removed. A
 // directory whose file system is not mounted is found out by its mark, so that no
-// second store begins below a mountpoint. The error is errdefs.ErrFailedPrecondition.
+// second store begins below a mountpoint. A directory with the mark and what the mark
+// is for was moved or copied, and is taken up. The error is errdefs.ErrFailedPrecondition.
 func (p Places) settle() error {
 	for _, dir := range []string{p.Root, p.Images, p.Writable} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -55,33 +74,42 @@ func (p Places) settle() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errDamaged) {
 		return err
 	}
+	now := placesRecord{Images: p.noted(p.Images), Writable: p.noted(p.Writable)}
 	if err != nil {
-		last = placesRecord{ID: rand.Text(), Images: p.Root, Writable: p.Root}
+		last = placesRecord{ID: rand.Text(), Images: ".", Writable: "."}
 		if errors.Is(err, errDamaged) {
-			last.Images, last.Writable = p.Images, p.Writable
-			last.ID = cmp.Or(mark(p.Images), mark(p.Writable), last.ID)
+			last = now
+			last.ID = cmp.Or(mark(p.Images), mark(p.Writable), rand.Text())
 		}
-		// The ID is known before it marks anything.
-		if err := writeRecord(path, placesKind, last); err != nil {
+		// The ID is on the disk before it marks anything.
+		if err := p.note(path, last); err != nil {
 			return err
 		}
 	}
 	for _, d := range []struct{ what, last, now string }{
-		{"images", last.Images, p.Images}, {"writable layers", last.Writable, p.Writable},
+		{"images", p.at(last.Images), p.Images}, {"writable layers", p.at(last.Writable), p.Writable},
 	} {
 		if err := p.settleDir(d.what, d.last, d.now, last.ID); err != nil {
 			return err
 		}
 	}
-	now := placesRecord{ID: last.ID, Images: p.Images, Writable: p.Writable}
+	now.ID = last.ID
 	if now == last {
 		return nil
 	}
-	return writeRecord(path, placesKind, now)
+	return p.note(path, now)
+}
+
+// note replaces the record; unlike others it is waited for.
+func (p Places) note(path string, rec placesRecord) error {
+	if err := rewriteRecord(path, placesKind, rec); err != nil {
+		return err
+	}
+	return tree.SyncDir(p.Root)
 }
 
 func (p Places) settleDir(what, last, now, id string) error {
-	if last != now {
+	if last != now && (mark(now) != id || populated(what, now) == 0) {
 		if n := populated(what, last); n > 0 {
 			return fmt.Errorf("the directory of %s is now %s, but %s holds %d of them: remove or move them, or set it back: %w", what, now, last, n, errdefs.ErrFailedPrecondition)
 		}
@@ -98,7 +126,10 @@ func (p Places) settleDir(what, last, now, id string) error {
 		return fmt.Errorf("the directory of %s, %s, is not the one of the last time: is its file system mounted? To begin anew there, remove %s: %w",
 			what, now, filepath.Join(p.Root, placesFile), errdefs.ErrFailedPrecondition)
 	}
-	return replaceFile(filepath.Join(now, markFile), []byte(id+"\n"))
+	if err := replaceDurably(filepath.Join(now, markFile), []byte(id+"\n")); err != nil {
+		return err
+	}
+	return tree.SyncDir(now)
 }
 
 // mark is the ID in a directory, "" for none.
