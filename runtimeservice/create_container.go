@@ -137,10 +137,10 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 		return "", err
 	}
 	created := *rec
-	turn := s.pluginTurn()
+	turn := s.plugins.begin()
 	defer turn.End()
 	adjusting, adjusted := operation.Stage(ctx, stagePlugins)
-	ociSpec, evictions, err := s.adjustByPlugins(adjusting, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
+	ociSpec, evictions, err := s.plugins.adjust(adjusting, turn, creation{sb, &created, config, ociSpec, resolved}, &u)
 	adjusted(err)
 	if err != nil {
 		return "", err
@@ -171,9 +171,9 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	c.spec = ociSpec
 	sb.addContainer(c)
 	s.containers.add(c.id, c.key, c)
-	s.tellContainerCreated(ctx, turn, c, ociSpec)
+	s.plugins.containerCreated(ctx, turn, c, ociSpec)
 	turn.End()
-	s.evictForPlugins(ctx, evictions)
+	s.plugins.evict(ctx, evictions)
 	s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return c.id, nil
 }

@@ -65,7 +65,7 @@ func (s *Service) releaseEnded(c *container) {
 	s.inBackground("release container", func(ctx context.Context) error {
 		aboutContainer(ctx, c)
 		err := s.releaseContainer(ctx, c)
-		s.tellContainerEnded(ctx, c)
+		s.plugins.containerEnded(ctx, c)
 		return err
 	})
 }

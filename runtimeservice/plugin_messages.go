@@ -18,7 +18,7 @@ import (
 
 // podMessage is a pod as NRI plugins see it. The library and built-in plugins may
 // change a message: it shares nothing with the sandbox.
-func (s *Service) podMessage(sb *sandbox) *nriapi.PodSandbox {
+func (p *pluginEvents) podMessage(sb *sandbox) *nriapi.PodSandbox {
 	rec := sb.rec.Load()
 	meta := sb.config.GetMetadata()
 	resources := sb.resources.Load()
@@ -41,7 +41,7 @@ func (s *Service) podMessage(sb *sandbox) *nriapi.PodSandbox {
 	if rec.PodInit {
 		pod.Pid = uint32(rec.InitPid)
 		// Only such a pod has a process, and with it a cgroup of its own.
-		pod.Linux.CgroupsPath, _ = spec.CgroupsPath(s.opts.SystemdCgroup, rec.CgroupParent, "", sb.id)
+		pod.Linux.CgroupsPath, _ = spec.CgroupsPath(p.systemdCgroup, rec.CgroupParent, "", sb.id)
 	}
 	return pod
 }
@@ -91,13 +91,13 @@ func optional(n int64) *nriapi.OptionalInt64 {
 
 // describe is containerMessage for a container of the table; without what only its
 // specification says if that cannot be read.
-func (s *Service) describe(c *container) *nriapi.Container {
+func (p *pluginEvents) describe(c *container) *nriapi.Container {
 	rec := c.rec.Load()
-	ociSpec, err := s.specs.Get(c.id)
+	ociSpec, err := p.specs.Get(c.id)
 	if err != nil {
-		s.log.Error("describe container to NRI plugins", "container", c.id, "error", err)
+		p.log.Error("describe container to NRI plugins", "container", c.id, "error", err)
 	}
-	return s.containerMessage(rec, wholeConfig(c), ociSpec)
+	return containerMessage(rec, wholeConfig(c), ociSpec)
 }
 
 // wholeConfig is the configuration as it came, also what a container does not keep.
@@ -110,7 +110,7 @@ func wholeConfig(c *container) *runtimeapi.ContainerConfig {
 }
 
 // containerMessage is a container as NRI plugins see it; ociSpec may be nil.
-func (s *Service) containerMessage(rec *record.Container, config *runtimeapi.ContainerConfig, ociSpec *specs.Spec) *nriapi.Container {
+func containerMessage(rec *record.Container, config *runtimeapi.ContainerConfig, ociSpec *specs.Spec) *nriapi.Container {
 	c := &nriapi.Container{
 		Id:            rec.ID,
 		PodSandboxId:  rec.SandboxID,

@@ -12,27 +12,24 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/nri"
 )
 
-// pluginRuntime is the service as plugins see it.
-type pluginRuntime struct{ *Service }
-
-var _ nri.Runtime = pluginRuntime{}
+var _ nri.Runtime = (*pluginEvents)(nil)
 
 // PluginRuntime is what NRI plugins may see and change by themselves.
-func (s *Service) PluginRuntime() nri.Runtime { return pluginRuntime{s} }
+func (s *Service) PluginRuntime() nri.Runtime { return s.plugins }
 
 // State lists what there is, from memory and from the specifications on disk. It waits
 // for no pod and no container. A container that has just ended is among them as long as
 // its end is still to be told.
-func (r pluginRuntime) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.Container, error) {
+func (p *pluginEvents) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.Container, error) {
 	var (
 		pods       []*nriapi.PodSandbox
 		containers []*nriapi.Container
 	)
-	for _, sb := range r.sandboxes.all() {
-		pods = append(pods, r.podMessage(sb))
+	for _, sb := range p.sandboxes.all() {
+		pods = append(pods, p.podMessage(sb))
 		for _, c := range sb.all() {
 			if !c.toldStopped.Load() {
-				containers = append(containers, r.describe(c))
+				containers = append(containers, p.describe(c))
 			}
 		}
 	}
@@ -42,8 +39,8 @@ func (r pluginRuntime) State(context.Context) ([]*nriapi.PodSandbox, []*nriapi.C
 // Update changes the limits of a container that is created or runs. It waits for
 // neither the container's calls nor other plugins, only for a start or another change
 // of its limits that is being made.
-func (r pluginRuntime) Update(ctx context.Context, update *nriapi.ContainerUpdate) error {
-	c, ok := r.containers.get(update.GetContainerId())
+func (p *pluginEvents) Update(ctx context.Context, update *nriapi.ContainerUpdate) error {
+	c, ok := p.containers.get(update.GetContainerId())
 	if !ok {
 		return fmt.Errorf("container %q: %w", update.GetContainerId(), errdefs.ErrNotFound)
 	}
@@ -51,32 +48,32 @@ func (r pluginRuntime) Update(ctx context.Context, update *nriapi.ContainerUpdat
 	if class := wanted.GetRdtClass(); class != nil {
 		return fmt.Errorf("RDT class %q: a container keeps the one it was made with: %w", class.GetValue(), errdefs.ErrFailedPrecondition)
 	}
-	if err := r.changeLimits(ctx, c, &runtimeapi.LinuxContainerResources{}, wanted); err != nil {
+	if err := p.service.changeLimits(ctx, c, &runtimeapi.LinuxContainerResources{}, wanted); err != nil {
 		return fmt.Errorf("update resources of container %s for an NRI plugin: %w", c.id, err)
 	}
 	return nil
 }
 
-// updateForPlugins makes the updates that plugins gave in answer to an event of another
+// updateAll makes the updates that plugins gave in answer to an event of another
 // container. That event has happened: an update that fails is logged.
-func (s *Service) updateForPlugins(ctx context.Context, updates []*nriapi.ContainerUpdate) {
+func (p *pluginEvents) updateAll(ctx context.Context, updates []*nriapi.ContainerUpdate) {
 	for _, update := range updates {
 		ctx, cancel := context.WithTimeout(ctx, updateContainerTimeout)
-		if err := (pluginRuntime{s}).Update(ctx, update); err != nil {
-			s.log.Warn("update a container for an NRI plugin", "container", update.GetContainerId(), "error", err)
+		if err := p.Update(ctx, update); err != nil {
+			p.log.Warn("update a container for an NRI plugin", "container", update.GetContainerId(), "error", err)
 		}
 		cancel()
 	}
 }
 
-// evictForPlugins kills containers to make room. No turn is under way: their ends are
+// evict kills containers to make room. No turn is under way: their ends are
 // events.
-func (s *Service) evictForPlugins(ctx context.Context, evictions []*nriapi.ContainerEviction) {
+func (p *pluginEvents) evict(ctx context.Context, evictions []*nriapi.ContainerEviction) {
 	for _, eviction := range evictions {
 		id := eviction.GetContainerId()
-		s.log.Info("evict container for an NRI plugin", "container", id, "reason", eviction.GetReason())
-		if err := s.StopContainer(ctx, id, 0); err != nil {
-			s.log.Warn("evict container for an NRI plugin", "container", id, "error", err)
+		p.log.Info("evict container for an NRI plugin", "container", id, "reason", eviction.GetReason())
+		if err := p.service.StopContainer(ctx, id, 0); err != nil {
+			p.log.Warn("evict container for an NRI plugin", "container", id, "error", err)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package runtimeservice
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"time"
 
 	nriapi "github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,6 +23,9 @@ type Plugins interface {
 	Begin() *nri.Turn
 }
 
+// pluginEvents tells NRI plugins what happens to pods and containers, and makes the
+// changes that they want in answer.
+//
 // What plugins are told, and what of it they decide:
 //
 //	RunPodSandbox, UpdatePodSandbox, CreateContainer, StartContainer, UpdateContainer:
@@ -30,64 +35,91 @@ type Plugins interface {
 //
 // StopContainer is told once for each container, when its process has ended by
 // whatever reason, or when it is removed without having run.
+type pluginEvents struct {
+	// source is nil where there are no plugins.
+	source     Plugins
+	sandboxes  *table[sandboxKey, *sandbox]
+	containers *table[containerKey, *container]
+	specs      *record.Store[specs.Spec]
+	host       *spec.Host
+	// systemdCgroup says that systemd makes the cgroups.
+	systemdCgroup bool
+	service       adjustable
+	log           *slog.Logger
+}
 
-func (s *Service) pluginTurn() *nri.Turn {
-	if s.opts.Plugins == nil {
+// adjustable is what plugins change of a Service's containers.
+type adjustable interface {
+	// adjuster applies adjustments with what this node has.
+	adjuster(ctx context.Context) nri.Adjuster
+	changeLimits(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources, wanted *nriapi.LinuxResources) error
+	StopContainer(ctx context.Context, id string, timeout time.Duration) error
+}
+
+func newPluginEvents(s *Service) *pluginEvents {
+	return &pluginEvents{
+		source: s.opts.Plugins, sandboxes: s.sandboxes, containers: s.containers, specs: s.specs,
+		host: s.opts.Host, systemdCgroup: s.opts.SystemdCgroup, service: s, log: s.log,
+	}
+}
+
+func (p *pluginEvents) begin() *nri.Turn {
+	if p.source == nil {
 		return nil
 	}
-	return s.opts.Plugins.Begin()
+	return p.source.Begin()
 }
 
 // ignored logs the error of an event that has happened anyway.
-func (s *Service) ignored(event, id string, err error) {
+func (p *pluginEvents) ignored(event, id string, err error) {
 	if err != nil {
-		s.log.Warn("tell NRI plugins", "event", event, "id", id, "error", err)
+		p.log.Warn("tell NRI plugins", "event", event, "id", id, "error", err)
 	}
 }
 
-func (s *Service) tellPodRuns(ctx context.Context, turn *nri.Turn, sb *sandbox, u *undo.Stack) error {
+func (p *pluginEvents) podRuns(ctx context.Context, turn *nri.Turn, sb *sandbox, u *undo.Stack) error {
 	if !turn.Active() {
 		return nil
 	}
 	u.Add("tell NRI plugins that the pod is gone", undoTimeout, func(ctx context.Context) error {
-		s.tellPodStopped(ctx, sb)
-		turn := s.pluginTurn()
+		p.podStopped(ctx, sb)
+		turn := p.begin()
 		defer turn.End()
-		s.tellPodRemoved(ctx, turn, sb)
+		p.podRemoved(ctx, turn, sb)
 		return nil
 	})
-	return turn.RunPodSandbox(ctx, s.podMessage(sb))
+	return turn.RunPodSandbox(ctx, p.podMessage(sb))
 }
 
-func (s *Service) tellPodUpdates(ctx context.Context, turn *nri.Turn, sb *sandbox, req *runtimeapi.UpdatePodSandboxResourcesRequest) error {
+func (p *pluginEvents) podUpdates(ctx context.Context, turn *nri.Turn, sb *sandbox, req *runtimeapi.UpdatePodSandboxResourcesRequest) error {
 	if !turn.Active() {
 		return nil
 	}
-	return turn.UpdatePodSandbox(ctx, s.podMessage(sb), nriResources(req.GetOverhead()), nriResources(req.GetResources()))
+	return turn.UpdatePodSandbox(ctx, p.podMessage(sb), nriResources(req.GetOverhead()), nriResources(req.GetResources()))
 }
 
-func (s *Service) tellPodUpdated(ctx context.Context, turn *nri.Turn, sb *sandbox) {
+func (p *pluginEvents) podUpdated(ctx context.Context, turn *nri.Turn, sb *sandbox) {
 	if turn.Active() {
-		s.ignored("PostUpdatePodSandbox", sb.id, turn.PostUpdatePodSandbox(ctx, s.podMessage(sb)))
+		p.ignored("PostUpdatePodSandbox", sb.id, turn.PostUpdatePodSandbox(ctx, p.podMessage(sb)))
 	}
 }
 
-// tellPodStopped does it once. It is called by one who has the whole sandbox.
-func (s *Service) tellPodStopped(ctx context.Context, sb *sandbox) {
+// podStopped does it once. It is called by one who has the whole sandbox.
+func (p *pluginEvents) podStopped(ctx context.Context, sb *sandbox) {
 	if sb.toldStopped {
 		return
 	}
 	sb.toldStopped = true
-	turn := s.pluginTurn()
+	turn := p.begin()
 	defer turn.End()
 	if turn.Active() {
-		s.ignored("StopPodSandbox", sb.id, turn.StopPodSandbox(ctx, s.podMessage(sb)))
+		p.ignored("StopPodSandbox", sb.id, turn.StopPodSandbox(ctx, p.podMessage(sb)))
 	}
 }
 
-func (s *Service) tellPodRemoved(ctx context.Context, turn *nri.Turn, sb *sandbox) {
+func (p *pluginEvents) podRemoved(ctx context.Context, turn *nri.Turn, sb *sandbox) {
 	if turn.Active() {
-		s.ignored("RemovePodSandbox", sb.id, turn.RemovePodSandbox(ctx, s.podMessage(sb)))
+		p.ignored("RemovePodSandbox", sb.id, turn.RemovePodSandbox(ctx, p.podMessage(sb)))
 	}
 }
 
@@ -100,51 +132,51 @@ type creation struct {
 	resolved *spec.Resolved
 }
 
-// adjustByPlugins has plugins adjust the specification of a new container, and notes
+// adjust has plugins adjust the specification of a new container, and notes
 // in its record what they changed of what a status shows. It also returns what
 // containers are to make room.
-func (s *Service) adjustByPlugins(ctx context.Context, turn *nri.Turn, c creation, u *undo.Stack) (*specs.Spec, []*nriapi.ContainerEviction, error) {
+func (p *pluginEvents) adjust(ctx context.Context, turn *nri.Turn, c creation, u *undo.Stack) (*specs.Spec, []*nriapi.ContainerEviction, error) {
 	if !turn.Active() {
 		return c.spec, nil, nil
 	}
-	message := s.containerMessage(c.rec, c.config, c.spec)
+	message := containerMessage(c.rec, c.config, c.spec)
 	u.Add("tell NRI plugins that the container is gone", undoTimeout, func(ctx context.Context) error {
-		s.tellCreationUndone(ctx, c)
+		p.creationUndone(ctx, c)
 		return nil
 	})
-	adjust, changes, err := turn.CreateContainer(ctx, s.podMessage(c.sandbox), message)
+	adjust, changes, err := turn.CreateContainer(ctx, p.podMessage(c.sandbox), message)
 	if err != nil {
 		return nil, nil, err
 	}
-	s.updateForPlugins(ctx, changes.Updates)
-	adjusted, err := s.adjuster(ctx).Adjust(c.spec, adjust)
+	p.updateAll(ctx, changes.Updates)
+	adjusted, err := p.service.adjuster(ctx).Adjust(c.spec, adjust)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.clampAdjusted(adjusted, adjust, c.resolved); err != nil {
+	if err := p.clampAdjusted(adjusted, adjust, c.resolved); err != nil {
 		return nil, nil, err
 	}
-	return adjusted, changes.Evictions, s.recordAdjusted(c, adjusted, adjust)
+	return adjusted, changes.Evictions, p.recordAdjusted(c, adjusted, adjust)
 }
 
-func (s *Service) tellCreationUndone(ctx context.Context, c creation) {
-	turn := s.pluginTurn()
+func (p *pluginEvents) creationUndone(ctx context.Context, c creation) {
+	turn := p.begin()
 	defer turn.End()
 	if !turn.Active() {
 		return
 	}
-	pod, message := s.podMessage(c.sandbox), s.containerMessage(c.rec, c.config, c.spec)
+	pod, message := p.podMessage(c.sandbox), containerMessage(c.rec, c.config, c.spec)
 	message.State = nriapi.ContainerState_CONTAINER_STOPPED
 	changes, err := turn.StopContainer(ctx, pod, message)
-	s.ignored("StopContainer", c.rec.ID, err)
-	s.updateForPlugins(ctx, changes.Updates)
-	s.ignored("RemoveContainer", c.rec.ID, turn.RemoveContainer(ctx, pod, message))
+	p.ignored("StopContainer", c.rec.ID, err)
+	p.updateAll(ctx, changes.Updates)
+	p.ignored("RemoveContainer", c.rec.ID, turn.RemoveContainer(ctx, pod, message))
 }
 
 // recordAdjusted brings the record in line with a specification that was adjusted.
-func (s *Service) recordAdjusted(c creation, adjusted *specs.Spec, adjust *nriapi.ContainerAdjustment) error {
+func (p *pluginEvents) recordAdjusted(c creation, adjusted *specs.Spec, adjust *nriapi.ContainerAdjustment) error {
 	if cgroup := adjust.GetLinux().GetCgroupsPath(); cgroup != "" {
-		if err := spec.CheckCgroupsPath(s.opts.SystemdCgroup, cgroup); err != nil {
+		if err := spec.CheckCgroupsPath(p.systemdCgroup, cgroup); err != nil {
 			return fmt.Errorf("adjust specification as NRI plugins want: %w", err)
 		}
 		c.rec.CgroupPath = cgroup
@@ -165,117 +197,117 @@ func (s *Service) recordAdjusted(c creation, adjusted *specs.Spec, adjust *nriap
 }
 
 // clampAdjusted lowers what the daemon itself may not give, as for a request.
-func (s *Service) clampAdjusted(adjusted *specs.Spec, adjust *nriapi.ContainerAdjustment, resolved *spec.Resolved) error {
+func (p *pluginEvents) clampAdjusted(adjusted *specs.Spec, adjust *nriapi.ContainerAdjustment, resolved *spec.Resolved) error {
 	note := func(text string) { resolved.Notes = append(resolved.Notes, text) }
 	if score := adjust.GetLinux().GetOomScoreAdj(); score != nil {
 		asked := &runtimeapi.LinuxContainerResources{OomScoreAdj: score.GetValue()}
-		given, err := spec.OOMScoreAdj("NRI adjustment", asked, s.opts.Host, note)
+		given, err := spec.OOMScoreAdj("NRI adjustment", asked, p.host, note)
 		if err != nil {
 			return err
 		}
 		adjusted.Process.OOMScoreAdj = &given
 	}
 	if len(adjust.GetRlimits()) > 0 {
-		return spec.ClampRlimits("NRI adjustment", adjusted.Process.Rlimits, s.opts.Host, note)
+		return spec.ClampRlimits("NRI adjustment", adjusted.Process.Rlimits, p.host, note)
 	}
 	return nil
 }
 
-func (s *Service) tellContainerCreated(ctx context.Context, turn *nri.Turn, c *container, ociSpec *specs.Spec) {
+func (p *pluginEvents) containerCreated(ctx context.Context, turn *nri.Turn, c *container, ociSpec *specs.Spec) {
 	if !turn.Active() {
 		return
 	}
-	pod, message := s.podMessage(c.sandbox), s.containerMessage(c.rec.Load(), wholeConfig(c), ociSpec)
-	s.ignored("PostCreateContainer", c.id, turn.PostCreateContainer(ctx, pod, message))
+	pod, message := p.podMessage(c.sandbox), containerMessage(c.rec.Load(), wholeConfig(c), ociSpec)
+	p.ignored("PostCreateContainer", c.id, turn.PostCreateContainer(ctx, pod, message))
 }
 
-// tellContainerStarts and tellContainerStarted are called with c.plugins held.
-func (s *Service) tellContainerStarts(ctx context.Context, c *container) error {
-	turn := s.pluginTurn()
+// containerStarts and containerStarted are called with c.plugins held.
+func (p *pluginEvents) containerStarts(ctx context.Context, c *container) error {
+	turn := p.begin()
 	defer turn.End()
 	if !turn.Active() {
 		return nil
 	}
-	return turn.StartContainer(ctx, s.podMessage(c.sandbox), s.describe(c))
+	return turn.StartContainer(ctx, p.podMessage(c.sandbox), p.describe(c))
 }
 
-func (s *Service) tellContainerStarted(ctx context.Context, c *container) {
-	turn := s.pluginTurn()
+func (p *pluginEvents) containerStarted(ctx context.Context, c *container) {
+	turn := p.begin()
 	defer turn.End()
 	if turn.Active() {
-		s.ignored("PostStartContainer", c.id, turn.PostStartContainer(ctx, s.podMessage(c.sandbox), s.describe(c)))
+		p.ignored("PostStartContainer", c.id, turn.PostStartContainer(ctx, p.podMessage(c.sandbox), p.describe(c)))
 	}
 }
 
 // askForUpdate returns the limits that plugins want in place of those of a request;
 // nil for none.
-func (s *Service) askForUpdate(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources) (*nriapi.LinuxResources, error) {
-	turn := s.pluginTurn()
+func (p *pluginEvents) askForUpdate(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources) (*nriapi.LinuxResources, error) {
+	turn := p.begin()
 	defer turn.End()
 	if !turn.Active() {
 		return nil, nil
 	}
-	limits, err := spec.LinuxResources("linux", change, s.opts.Host)
+	limits, err := spec.LinuxResources("linux", change, p.host)
 	if err != nil {
 		return nil, err
 	}
 	asked := nriapi.FromOCILinuxResources(limits, nil)
-	wanted, others, err := turn.UpdateContainer(ctx, s.podMessage(c.sandbox), s.describe(c), asked)
+	wanted, others, err := turn.UpdateContainer(ctx, p.podMessage(c.sandbox), p.describe(c), asked)
 	if err != nil {
 		return nil, err
 	}
-	s.updateForPlugins(ctx, others.Updates)
+	p.updateAll(ctx, others.Updates)
 	turn.End()
-	s.evictForPlugins(ctx, others.Evictions)
+	p.evict(ctx, others.Evictions)
 	return wanted, nil
 }
 
-func (s *Service) tellContainerUpdated(ctx context.Context, c *container) {
-	turn := s.pluginTurn()
+func (p *pluginEvents) containerUpdated(ctx context.Context, c *container) {
+	turn := p.begin()
 	defer turn.End()
 	if turn.Active() {
-		s.ignored("PostUpdateContainer", c.id, turn.PostUpdateContainer(ctx, s.podMessage(c.sandbox), s.describe(c)))
+		p.ignored("PostUpdateContainer", c.id, turn.PostUpdateContainer(ctx, p.podMessage(c.sandbox), p.describe(c)))
 	}
 }
 
-// tellContainerEnded tells of the end of a container that has ended, once.
-func (s *Service) tellContainerEnded(ctx context.Context, c *container) {
-	if s.opts.Plugins == nil || c.state() == record.Created || c.state() == record.Running {
+// containerEnded tells of the end of a container that has ended, once.
+func (p *pluginEvents) containerEnded(ctx context.Context, c *container) {
+	if p.source == nil || c.state() == record.Created || c.state() == record.Running {
 		return
 	}
 	if err := c.plugins.acquire(ctx); err != nil {
-		s.ignored("StopContainer", c.id, err)
+		p.ignored("StopContainer", c.id, err)
 		return
 	}
 	defer c.plugins.release()
-	s.tellStopped(ctx, c)
+	p.containerStopped(ctx, c)
 }
 
-// tellStopped is called with c.plugins held.
-func (s *Service) tellStopped(ctx context.Context, c *container) {
+// containerStopped is called with c.plugins held.
+func (p *pluginEvents) containerStopped(ctx context.Context, c *container) {
 	if c.toldStopped.Load() {
 		return
 	}
-	turn := s.pluginTurn()
+	turn := p.begin()
 	defer turn.End()
 	c.toldStopped.Store(true)
 	if !turn.Active() {
 		return
 	}
-	message := s.describe(c)
+	message := p.describe(c)
 	message.State = nriapi.ContainerState_CONTAINER_STOPPED // also of one that never ran
-	changes, err := turn.StopContainer(ctx, s.podMessage(c.sandbox), message)
-	s.ignored("StopContainer", c.id, err)
-	s.updateForPlugins(ctx, changes.Updates)
+	changes, err := turn.StopContainer(ctx, p.podMessage(c.sandbox), message)
+	p.ignored("StopContainer", c.id, err)
+	p.updateAll(ctx, changes.Updates)
 }
 
-// tellContainerRemoved is called with c.plugins held.
-func (s *Service) tellContainerRemoved(ctx context.Context, turn *nri.Turn, c *container) {
+// containerRemoved is called with c.plugins held.
+func (p *pluginEvents) containerRemoved(ctx context.Context, turn *nri.Turn, c *container) {
 	if c.toldRemoved {
 		return
 	}
 	c.toldRemoved = true
 	if turn.Active() {
-		s.ignored("RemoveContainer", c.id, turn.RemoveContainer(ctx, s.podMessage(c.sandbox), s.describe(c)))
+		p.ignored("RemoveContainer", c.id, turn.RemoveContainer(ctx, p.podMessage(c.sandbox), p.describe(c)))
 	}
 }

@@ -138,7 +138,7 @@ func TestEviction(t *testing.T) {
 	n := newNode(t)
 	s, _ := n.start()
 	id := mustStart(t, s, mustRun(t, s, podConfig("web")), "c")
-	s.evictForPlugins(t.Context(), []*nriapi.ContainerEviction{{ContainerId: "nobody"}, {ContainerId: id, Reason: "test"}})
+	s.plugins.evict(t.Context(), []*nriapi.ContainerEviction{{ContainerId: "nobody"}, {ContainerId: id, Reason: "test"}})
 	if c, _ := s.containers.get(id); c.state() != record.Exited {
 		t.Errorf("the container is %s", c.state())
 	}

@@ -65,15 +65,15 @@ func (s *Service) beginRemoval(ctx context.Context, c *container) error {
 		return err
 	}
 	defer c.plugins.release()
-	s.tellStopped(ctx, c)
-	turn := s.pluginTurn()
+	s.plugins.containerStopped(ctx, c)
+	turn := s.plugins.begin()
 	defer turn.End()
 	if err := c.limits.acquire(ctx); err != nil {
 		return err
 	}
 	s.markContainer(c, func(rec *record.Container) { rec.State = record.Removing })
 	c.limits.release()
-	s.tellContainerRemoved(ctx, turn, c)
+	s.plugins.containerRemoved(ctx, turn, c)
 	return nil
 }
 

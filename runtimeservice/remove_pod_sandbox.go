@@ -39,10 +39,10 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	if err := s.deleteSandboxRecord(sb.id); err != nil {
 		return err
 	}
-	turn := s.pluginTurn()
+	turn := s.plugins.begin()
 	defer turn.End()
 	s.sandboxes.remove(sb.id, sb.key)
-	s.tellPodRemoved(ctx, turn, sb)
+	s.plugins.podRemoved(ctx, turn, sb)
 	turn.End()
 	s.runs.Forget(sb.key)
 	s.usage.forget(sb.id)

@@ -148,9 +148,9 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 			return "", err
 		}
 	}
-	turn := s.pluginTurn()
+	turn := s.plugins.begin()
 	defer turn.End()
-	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.tellPodRuns(ctx, turn, sb, &u) }); err != nil {
+	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.plugins.podRuns(ctx, turn, sb, &u) }); err != nil {
 		return "", err
 	}
 	if err := sb.update(func(rec *record.Sandbox) {

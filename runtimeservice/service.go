@@ -154,6 +154,7 @@ type Service struct {
 	events events.Hub
 	*meter
 	*sessions
+	plugins *pluginEvents
 
 	// background are the operations that nobody waits for.
 	background sync.WaitGroup
@@ -163,37 +164,8 @@ type Service struct {
 
 // New opens the records under Options.Root. It starts nothing.
 func New(opts Options) (*Service, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.CgroupParent == "" {
-		opts.CgroupParent = defaultCgroupParent
-		if opts.SystemdCgroup {
-			opts.CgroupParent = defaultCgroupSlice
-		}
-	}
-	if opts.Handlers == nil {
-		opts.Handlers = handlers.New(handlers.Options{Builtin: BuiltinFeatures(), Logger: opts.Logger})
-	}
-	if opts.Labels == nil {
-		opts.Labels = selinux.Off()
-	}
-	if opts.Namespaces == nil {
-		opts.Namespaces = kernelNamespaces{}
-	}
-	if opts.Mounter == nil {
-		opts.Mounter = podfiles.Kernel{}
-	}
-	if opts.BuildSpec == nil {
-		opts.BuildSpec = spec.Build
-	}
-	opts.ConnectTimeout = cmp.Or(opts.ConnectTimeout, connectTimeout)
-	if opts.BootID == "" {
-		raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err != nil {
-			return nil, fmt.Errorf("read boot ID: %w", err)
-		}
-		opts.BootID = strings.TrimSpace(string(raw))
+	if err := opts.complete(); err != nil {
+		return nil, err
 	}
 	s := &Service{
 		opts:       opts,
@@ -202,24 +174,76 @@ func New(opts Options) (*Service, error) {
 		containers: newTable[containerKey, *container]("container"),
 		leftovers:  newLeftovers(),
 	}
-	s.meter = newMeter(s)
-	var err error
-	if s.sandboxRecords, err = record.Open[record.Sandbox](filepath.Join(opts.Root, "sandboxes"), s.log); err != nil {
-		return nil, err
-	}
-	if s.containerRecords, err = record.Open[record.Container](filepath.Join(opts.Root, "containers"), s.log); err != nil {
-		return nil, err
-	}
-	if s.specs, err = record.Open[specs.Spec](filepath.Join(opts.Root, "specs"), s.log); err != nil {
-		return nil, err
-	}
-	processes, err := record.Open[processSpec](filepath.Join(opts.Root, "specs"), s.log)
+	processes, err := s.openRecords()
 	if err != nil {
 		return nil, err
 	}
+	s.meter = newMeter(s)
+	s.plugins = newPluginEvents(s)
 	s.sessions = &sessions{
 		sandboxes: s.sandboxes, containers: s.containers, monitor: opts.Processes, processes: processes, log: s.log,
 	}
+	if err := s.makeDirs(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// complete fills in what was left open.
+func (o *Options) complete() error {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CgroupParent == "" {
+		o.CgroupParent = defaultCgroupParent
+		if o.SystemdCgroup {
+			o.CgroupParent = defaultCgroupSlice
+		}
+	}
+	if o.Handlers == nil {
+		o.Handlers = handlers.New(handlers.Options{Builtin: BuiltinFeatures(), Logger: o.Logger})
+	}
+	if o.Labels == nil {
+		o.Labels = selinux.Off()
+	}
+	if o.Namespaces == nil {
+		o.Namespaces = kernelNamespaces{}
+	}
+	if o.Mounter == nil {
+		o.Mounter = podfiles.Kernel{}
+	}
+	if o.BuildSpec == nil {
+		o.BuildSpec = spec.Build
+	}
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, connectTimeout)
+	if o.BootID == "" {
+		raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return fmt.Errorf("read boot ID: %w", err)
+		}
+		o.BootID = strings.TrimSpace(string(raw))
+	}
+	return nil
+}
+
+// openRecords opens the stores of records. The one it returns reads the specifications
+// too, and of them only what an exec needs.
+func (s *Service) openRecords() (*record.Store[processSpec], error) {
+	var err error
+	if s.sandboxRecords, err = record.Open[record.Sandbox](filepath.Join(s.opts.Root, "sandboxes"), s.log); err != nil {
+		return nil, err
+	}
+	if s.containerRecords, err = record.Open[record.Container](filepath.Join(s.opts.Root, "containers"), s.log); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(s.opts.Root, "specs")
+	if s.specs, err = record.Open[specs.Spec](dir, s.log); err != nil {
+		return nil, err
+	}
+	return record.Open[processSpec](dir, s.log)
+}
+
+func (s *Service) makeDirs() error {
 	for dir, mode := range map[string]os.FileMode{
 		s.sandboxesDir(): 0o700,
 		// On its way to the root file system a pod's root passes it, which is nobody
@@ -229,10 +253,10 @@ func New(opts Options) (*Service, error) {
 		s.checkpointsDir(): 0o700,
 	} {
 		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
-			return nil, fmt.Errorf("make state directory: %w", err)
+			return fmt.Errorf("make state directory: %w", err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // Run syncs records, removes what Start found to be left over, and writes again

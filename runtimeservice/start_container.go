@@ -58,13 +58,13 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		return fmt.Errorf("start container %s: wait for plugins: %w", c.id, err)
 	}
 	defer c.plugins.release()
-	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.tellContainerStarts(ctx, c) }); err != nil {
+	if err := operation.Do(ctx, stagePlugins, func(ctx context.Context) error { return s.plugins.containerStarts(ctx, c) }); err != nil {
 		return s.startFailed(ctx, c, fmt.Errorf("start container %s: %w", c.id, err), timings)
 	}
 	if err := s.startProcess(ctx, c, timings); err != nil {
 		return err
 	}
-	s.tellContainerStarted(ctx, c)
+	s.plugins.containerStarted(ctx, c)
 	return nil
 }
 

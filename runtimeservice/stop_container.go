@@ -89,7 +89,7 @@ func (s *Service) stopContainer(ctx context.Context, c *container, timeout time.
 	if err := st.wait(ctx); err != nil {
 		return err
 	}
-	s.tellContainerEnded(ctx, c)
+	s.plugins.containerEnded(ctx, c)
 	return nil
 }
 

@@ -89,7 +89,7 @@ func (s *Service) releaseSandbox(ctx context.Context, sb *sandbox) error {
 	if rec.Released {
 		return nil
 	}
-	s.tellPodStopped(ctx, sb)
+	s.plugins.podStopped(ctx, sb)
 	if rec.NetworkAttached {
 		s.detachNetwork(ctx, sb.id)
 	}

@@ -47,14 +47,14 @@ func (s *Service) updateResources(ctx context.Context, c *container, change *run
 	if err := c.requireUpdatable(); err != nil {
 		return err
 	}
-	wanted, err := s.askForUpdate(ctx, c, change)
+	wanted, err := s.plugins.askForUpdate(ctx, c, change)
 	if err != nil {
 		return err
 	}
 	if err := s.changeLimits(ctx, c, change, wanted); err != nil {
 		return err
 	}
-	s.tellContainerUpdated(ctx, c)
+	s.plugins.containerUpdated(ctx, c)
 	return nil
 }
 

@@ -31,15 +31,15 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi
 		return fmt.Errorf("update resources: %w", err)
 	}
 	defer sb.leave()
-	turn := s.pluginTurn()
+	turn := s.plugins.begin()
 	defer turn.End()
-	if err := s.tellPodUpdates(ctx, turn, sb, req); err != nil {
+	if err := s.plugins.podUpdates(ctx, turn, sb, req); err != nil {
 		return fmt.Errorf("update resources of sandbox %s: %w", sb.id, err)
 	}
 	if err := sb.updateResources(req); err != nil {
 		return fmt.Errorf("update resources of sandbox %s: %w", sb.id, err)
 	}
-	s.tellPodUpdated(ctx, turn, sb)
+	s.plugins.podUpdated(ctx, turn, sb)
 	return nil
 }
 
