@@ -1,6 +1,7 @@
 package runtimeservice
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -35,7 +36,7 @@ func newMeter(s *Service) *meter {
 	reader := stats.NewReader(s.opts.CgroupRoot)
 	return &meter{
 		sandboxes: s.sandboxes, containers: s.containers, rootfs: s.opts.RootFilesystems, log: s.log,
-		root: s.opts.Root, sharedParent: s.opts.CgroupParent, systemdCgroup: s.opts.SystemdCgroup,
+		root: cmp.Or(s.opts.WritableDir, s.opts.Root), sharedParent: s.opts.CgroupParent, systemdCgroup: s.opts.SystemdCgroup,
 		inBackground: s.inBackground,
 		stats:        reader,
 		metrics:      sync.OnceValue(func() *podmetrics.Set { return podmetrics.New(reader.Features()) }),

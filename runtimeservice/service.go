@@ -70,6 +70,9 @@ type Options struct {
 	// Root survives a reboot and gets the records, State does not and gets what
 	// dies with the kernel: pins, mount points.
 	Root, State string
+	// WritableDir is the directory of the containers' writable layers, whose file system
+	// statistics name; Root by default.
+	WritableDir string
 
 	Images          Images
 	RootFilesystems RootFilesystems

@@ -116,6 +116,8 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 	return imageservice.New(imageservice.Options{
 		Root:              cfg.Root,
+		ImagesDir:         cfg.Images.Dir,
+		WritableDir:       cfg.Runtime.WritableDir,
 		State:             cfg.State,
 		CertsDirs:         cfg.Images.CertsDirs,
 		Platform:          platform(cfg.Images.Platform),
@@ -194,6 +196,7 @@ func newRuntime(cfg config.Config, s *surface, systemd bool, ways *handlers.Set,
 	profiles := newAppArmor(context.Background(), cfg.Runtime, host, &defaults, s.Logger)
 	return runtimeservice.New(runtimeservice.Options{
 		Root:            cfg.Root,
+		WritableDir:     cfg.Runtime.WritableDir,
 		State:           cfg.State,
 		Images:          images,
 		RootFilesystems: images,

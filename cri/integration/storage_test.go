@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cri/berthapi"
 )
@@ -128,4 +129,36 @@ func TestCheckAndRepair(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	same(t, "code for an unknown image", status.Code(err), codes.NotFound)
+}
+
+// Images and writable layers are where the configuration says, and reported there.
+func TestStorageDirectories(t *testing.T) {
+	dir := shortDir(t)
+	images, writable := filepath.Join(dir, "images"), filepath.Join(dir, "writable")
+	d := ownDaemonIn(t, dir, "images: {dir: "+images+"}\nruntime: {writableDir: "+writable+"}\n")
+	d.pull(t, busybox)
+	c := d.runPod(t).run(shell("head -c 300000 /dev/zero > /written; sleep 1000"))
+	var s *runtimeapi.ContainerStats
+	eventually(t, "what the container has written is counted", func() bool {
+		var err error
+		if s, err = d.runtime.ContainerStats(t.Context(), c.id); err != nil {
+			t.Fatal(err)
+		}
+		return s.GetWritableLayer().GetUsedBytes().GetValue() >= 300000
+	})
+	same(t, "file system in the stats", s.WritableLayer.FsId.GetMountpoint(), writable)
+	info, err := d.images.ImageFsInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "file system of images", info.ImageFilesystems[0].FsId.GetMountpoint(), images)
+	same(t, "file system of containers", info.ContainerFilesystems[0].FsId.GetMountpoint(), writable)
+	for _, pattern := range []string{images + "/layers/*", writable + "/rootfs/" + c.id} {
+		if len(glob(t, pattern)) == 0 {
+			t.Errorf("nothing is at %s", pattern)
+		}
+	}
+	if left := append(glob(t, d.Root+"/layers/*"), glob(t, d.Root+"/rootfs/*")...); len(left) > 0 {
+		t.Errorf("in the root directory: %q", left)
+	}
 }
