@@ -2,15 +2,8 @@ package imageservice
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"os"
@@ -31,31 +24,31 @@ import (
 // signer signs images with a key, as cosign does.
 type signer struct {
 	t   *testing.T
-	key *ecdsa.PrivateKey
+	key imagetest.SigningKey
 }
 
 func newSigner(t *testing.T) signer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := imagetest.NewSigningKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return signer{t, key}
 }
 
+// publicKey writes it to a file.
 func (s signer) publicKey() string {
 	s.t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(s.key.Public())
+	content, err := s.key.PublicPEM()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return writeFile(s.t, "key.pub", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+	return writeFile(s.t, "key.pub", string(content))
 }
 
 func (s signer) sign(content []byte) []byte {
 	s.t.Helper()
-	sum := sha256.Sum256(content)
-	signature, err := s.key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	signature, err := s.key.SignContent(content)
 	if err != nil {
 		s.t.Fatal(err)
 	}

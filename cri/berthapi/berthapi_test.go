@@ -37,7 +37,8 @@ func (i *images) PullProgress(ctx context.Context, ref string, send func(Snapsho
 	return nil
 }
 
-func serve(t *testing.T, srv ImagesServer) *ImagesClient {
+// dial connects to a server of what register registers.
+func dial(t *testing.T, register func(*grpc.Server)) *grpc.ClientConn {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
@@ -45,9 +46,7 @@ func serve(t *testing.T, srv ImagesServer) *ImagesClient {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer()
-	if srv != nil {
-		RegisterImages(s, srv)
-	}
+	register(s)
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -55,7 +54,7 @@ func serve(t *testing.T, srv ImagesServer) *ImagesClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return NewImagesClient(conn)
+	return conn
 }
 
 func TestSnapshotsArriveWhole(t *testing.T) {
@@ -63,7 +62,7 @@ func TestSnapshotsArriveWhole(t *testing.T) {
 		{Ref: "r/x:1", Layers: []Layer{{Digest: "sha256:a", Total: 1 << 40, Done: 3, State: LayerDownloading}}},
 		{Ref: "r/x:1", Layers: []Layer{{Digest: "sha256:a", Total: 1 << 40, Done: 1 << 40, State: LayerDone}}},
 	}
-	c := serve(t, &images{snapshots: want})
+	c := NewImagesClient(dial(t, func(s *grpc.Server) { RegisterImages(s, &images{snapshots: want}) }))
 	stream, err := c.PullProgress(t.Context(), "r/x:1")
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func TestSnapshotsArriveWhole(t *testing.T) {
 }
 
 func TestOtherRuntimeAnswersUnimplemented(t *testing.T) {
-	c := serve(t, nil)
+	c := NewImagesClient(dial(t, func(*grpc.Server) {}))
 	stream, err := c.PullProgress(t.Context(), "x")
 	if err == nil {
 		_, err = stream.Recv()
@@ -97,7 +96,7 @@ func TestOtherRuntimeAnswersUnimplemented(t *testing.T) {
 
 func TestServerSeesClientLeave(t *testing.T) {
 	srv := &images{started: make(chan struct{}), ended: make(chan error, 1)}
-	c := serve(t, srv)
+	c := NewImagesClient(dial(t, func(s *grpc.Server) { RegisterImages(s, srv) }))
 	ctx, cancel := context.WithCancel(t.Context())
 	stream, err := c.PullProgress(ctx, "endless")
 	if err != nil {

@@ -3,41 +3,19 @@ package berthapi
 import (
 	"context"
 	"errors"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/berth-cri/berth/operation"
 )
 
-func dialOperations(t *testing.T, register func(grpc.ServiceRegistrar)) *OperationsClient {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	register(s)
-	go s.Serve(l)
-	t.Cleanup(s.Stop)
-	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return NewOperationsClient(conn)
-}
-
 func TestListOperations(t *testing.T) {
 	var registry operation.Registry
-	c := dialOperations(t, func(s grpc.ServiceRegistrar) { RegisterOperations(s, Operations{&registry}) })
+	c := NewOperationsClient(dial(t, func(s *grpc.Server) { RegisterOperations(s, Operations{&registry}) }))
 
 	ctx, op := registry.Begin(t.Context(), "StopContainer", operation.Subject{Pod: "web", Container: "nginx"}, operation.Options{})
 	release := operation.Hold(ctx)
@@ -75,7 +53,7 @@ func TestListOperations(t *testing.T) {
 }
 
 func TestListOperationsOfAnotherRuntime(t *testing.T) {
-	c := dialOperations(t, func(grpc.ServiceRegistrar) {})
+	c := NewOperationsClient(dial(t, func(*grpc.Server) {}))
 	_, err := c.ListOperations(context.Background(), ListOperationsRequest{})
 	if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(err.Error(), "list operations: ") {
 		t.Errorf("error is %v", err)

@@ -5,15 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // echo keeps what is loaded and saves it again.
@@ -39,21 +36,7 @@ func (e *echo) Load(_ context.Context, req LoadRequest, r io.Reader, send func(L
 
 func serveTransfers(t *testing.T, srv TransfersServer) *TransfersClient {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	RegisterTransfers(s, srv)
-	go s.Serve(l)
-	t.Cleanup(s.Stop)
-	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return NewTransfersClient(conn)
+	return NewTransfersClient(dial(t, func(s *grpc.Server) { RegisterTransfers(s, srv) }))
 }
 
 func TestArchivesArriveWhole(t *testing.T) {

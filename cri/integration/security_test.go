@@ -174,6 +174,17 @@ func TestSeccomp(t *testing.T) {
 
 func TestMaskedAndReadOnlyPaths(t *testing.T) {
 	p := runPod(t, hostNetwork)
+	checkMaskedPaths(t, p)
+	// A request without a security context gets the defaults.
+	d := p.run(func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = nil })
+	same(t, "kcore by default", d.sh("head -c 1 /proc/kcore 2>/dev/null | wc -c"), "0")
+	same(t, "sysctls by default", d.sh("v=$(cat /proc/sys/kernel/domainname); echo $v 2>/dev/null > /proc/sys/kernel/domainname || echo refused"), "refused")
+	same(t, "powercap by default", d.sh("ls -A /sys/devices/virtual/powercap 2>/dev/null | wc -l"), "0")
+}
+
+// checkMaskedPaths checks those that a container of the pod asks for.
+func checkMaskedPaths(t *testing.T, p *pod) {
+	t.Helper()
 	c := p.run(security(func(s securityContext) {
 		s.MaskedPaths = []string{"/proc/kcore", "/proc/fs", "/etc/passwd"}
 		s.ReadonlyPaths = []string{"/proc/sys", "/etc/group"}
@@ -182,11 +193,6 @@ func TestMaskedAndReadOnlyPaths(t *testing.T) {
 	same(t, "a masked directory", c.sh("ls -A /proc/fs | wc -l"), "0")
 	same(t, "a read-only path", c.sh("echo 1 2>/dev/null > /proc/sys/kernel/domainname || echo refused"), "refused")
 	same(t, "a read-only file", c.sh("echo x 2>/dev/null >> /etc/group || echo refused"), "refused")
-	// A request without a security context gets the defaults.
-	d := p.run(func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = nil })
-	same(t, "kcore by default", d.sh("head -c 1 /proc/kcore 2>/dev/null | wc -c"), "0")
-	same(t, "sysctls by default", d.sh("v=$(cat /proc/sys/kernel/domainname); echo $v 2>/dev/null > /proc/sys/kernel/domainname || echo refused"), "refused")
-	same(t, "powercap by default", d.sh("ls -A /sys/devices/virtual/powercap 2>/dev/null | wc -l"), "0")
 }
 
 func TestNoNewPrivileges(t *testing.T) {

@@ -3,11 +3,6 @@ package policy
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -24,9 +19,12 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
+	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/dsse"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/berth-cri/berth/imageservice/imagetest"
 )
 
 // subject is the image that the tests are about.
@@ -45,12 +43,12 @@ func statementFor(d digest.Digest, predicate string) []byte {
 // key is a signer with a key of its own.
 type key struct {
 	t       testing.TB
-	private *ecdsa.PrivateKey
+	private imagetest.SigningKey
 }
 
 func newKey(t testing.TB) key {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := imagetest.NewSigningKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,18 +58,17 @@ func newKey(t testing.TB) key {
 // file writes the public key and returns its path.
 func (k key) file() string {
 	k.t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(k.private.Public())
+	content, err := k.private.PublicPEM()
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	return write(k.t, "key.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	return write(k.t, "key.pub", content)
 }
 
 // simple signs a payload in cosign's older form.
 func (k key) simple(d digest.Digest, payload []byte) Signature {
 	k.t.Helper()
-	sum := sha256.Sum256(payload)
-	signed, err := k.private.Sign(rand.Reader, sum[:], crypto.SHA256)
+	signed, err := k.private.SignContent(payload)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -85,7 +82,7 @@ func (k key) simple(d digest.Digest, payload []byte) Signature {
 // statement signs a statement in cosign's newer form.
 func (k key) statement(d digest.Digest, statement []byte) Signature {
 	k.t.Helper()
-	signer, err := signature.LoadECDSASigner(k.private, crypto.SHA256)
+	signer, err := signature.LoadECDSASigner(k.private.PrivateKey, crypto.SHA256)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -145,19 +142,7 @@ func (s sigstore) simple(d digest.Digest, subject, issuer string) Signature {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	certificate, err := entity.VerificationContent()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	content, err := entity.SignatureContent()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	entries, err := entity.TlogEntries()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	entry := s.complete(entries[0].TransparencyLogEntry())
+	certificate, content, entry := s.parts(entity)
 	bundle, err := json.Marshal(map[string]any{
 		"SignedEntryTimestamp": entry.GetInclusionPromise().GetSignedEntryTimestamp(),
 		"Payload": map[string]any{
@@ -170,7 +155,7 @@ func (s sigstore) simple(d digest.Digest, subject, issuer string) Signature {
 	}
 	made, err := FromSimpleSigning(d, payload, map[string]string{
 		signatureAnnotation:   base64.StdEncoding.EncodeToString(content.Signature()),
-		certificateAnnotation: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate().Raw})),
+		certificateAnnotation: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
 		bundleAnnotation:      string(bundle),
 	})
 	if err != nil {
@@ -186,19 +171,8 @@ func (s sigstore) statement(d digest.Digest, predicate, subject, issuer string) 
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	certificate, err := entity.VerificationContent()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	content, err := entity.SignatureContent()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	certificate, content, entry := s.parts(entity)
 	envelope, err := json.Marshal(content.EnvelopeContent().RawEnvelope())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	entries, err := entity.TlogEntries()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -206,9 +180,9 @@ func (s sigstore) statement(d digest.Digest, predicate, subject, issuer string) 
 		MediaType: "application/vnd.dev.sigstore.bundle+json;version=0.1",
 		VerificationMaterial: &protobundle.VerificationMaterial{
 			Content: &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: &protocommon.X509CertificateChain{
-				Certificates: []*protocommon.X509Certificate{{RawBytes: certificate.Certificate().Raw}},
+				Certificates: []*protocommon.X509Certificate{{RawBytes: certificate}},
 			}},
-			TlogEntries: []*protorekor.TransparencyLogEntry{s.complete(entries[0].TransparencyLogEntry())},
+			TlogEntries: []*protorekor.TransparencyLogEntry{entry},
 		},
 	}
 	material, err := protojson.Marshal(b)
@@ -217,6 +191,23 @@ func (s sigstore) statement(d digest.Digest, predicate, subject, issuer string) 
 	}
 	whole := append(bytes.TrimSuffix(material, []byte("}")), fmt.Appendf(nil, `,"dsseEnvelope":%s}`, envelope)...)
 	return Signature{Subject: d, Bundle: whole}
+}
+
+// parts are what has been signed, by whom, and the log's entry of it.
+func (s sigstore) parts(entity verify.SignedEntity) (certificate []byte, content verify.SignatureContent, entry *protorekor.TransparencyLogEntry) {
+	s.t.Helper()
+	material, err := entity.VerificationContent()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if content, err = entity.SignatureContent(); err != nil {
+		s.t.Fatal(err)
+	}
+	entries, err := entity.TlogEntries()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return material.Certificate().Raw, content, s.complete(entries[0].TransparencyLogEntry())
 }
 
 // complete adds to an entry of the log what the library keeps beside it: its kind and
