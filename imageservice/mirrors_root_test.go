@@ -261,6 +261,19 @@ func TestBearerAuth(t *testing.T) {
 	}
 }
 
+// blobsElsewhere has a registry send its clients to another host for blobs.
+func blobsElsewhere(storage *imagetest.Registry) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/blobs/") {
+				http.Redirect(w, req, "http://"+storage.Host+req.URL.Path, http.StatusTemporaryRedirect)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
+}
+
 // TestCredentialsStay looks at what mirrors and the targets of redirects are
 // sent.
 func TestCredentialsStay(t *testing.T) {
@@ -276,15 +289,7 @@ func TestCredentialsStay(t *testing.T) {
 		}
 		mirror.Wrap(func(next http.Handler) http.Handler { return atMirror.wrap(guard("never", challenge, next)) })
 		storage.Wrap(atStorage.wrap)
-		redirect := func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				if strings.Contains(req.URL.Path, "/blobs/") {
-					http.Redirect(w, req, "http://"+storage.Host+req.URL.Path, http.StatusTemporaryRedirect)
-					return
-				}
-				next.ServeHTTP(w, req)
-			})
-		}
+		redirect := blobsElsewhere(storage)
 		r.Wrap(func(next http.Handler) http.Handler {
 			return atRegistry.wrap(guard(basic1, `Basic realm="r"`, redirect(next)))
 		})
@@ -319,6 +324,77 @@ server = "http://$r"
 		if got := atStorage.all(); len(got) != 0 {
 			t.Errorf("%s: the target of the redirect was sent %q", kind, got)
 		}
+	}
+}
+
+// A mirror is sent what the node's file has for the mirror, whatever the pull brings, and
+// nobody else is.
+func TestMirrorsHaveTheirOwnCredentials(t *testing.T) {
+	const mirrors = "Basic bWlycm9yOm93bg==" // mirror:own
+	r, mirror, storage := newRegistry(t), newRegistry(t), newRegistry(t)
+	i := small("x")
+	for _, has := range []*imagetest.Registry{r, mirror, storage} {
+		push(t, has, "private", "1", i)
+	}
+	var atMirror, atStorage, atRegistry heard
+	r.Wrap(atRegistry.wrap)
+	storage.Wrap(atStorage.wrap)
+	mirror.Wrap(func(next http.Handler) http.Handler {
+		return atMirror.wrap(guard(mirrors, `Basic realm="mirror"`, blobsElsewhere(storage)(next)))
+	})
+	file := filepath.Join(t.TempDir(), "config.json")
+	onlyMirror := withHosts(t, "registry.example", "server = \"http://$r\"\n[host.\"http://$mirror\"]\n", map[string]string{"r": r.Host, "mirror": mirror.Host})
+	write := func(host, auth string) {
+		content := fmt.Sprintf(`{"auths": {"registry.example": {"auth": %q}, %q: {"auth": %q}}}`, strings.TrimPrefix(basic1, "Basic "), host, auth)
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, auth := range map[string]*runtimeapi.AuthConfig{"none": nil, "the pod's": {Username: user1, Password: password1}} {
+		for _, entry := range []string{mirror.Host, mirror.Host + "/private"} {
+			write(entry, strings.TrimPrefix(mirrors, "Basic "))
+			if err := pullWith(newService(t, onlyMirror, func(o *Options) { o.DockerConfig = file }), "registry.example/private:1", auth); err != nil {
+				t.Errorf("%s, entry %s: %v", what, entry, err)
+			}
+		}
+	}
+	for _, sent := range atMirror.all() {
+		if !strings.HasSuffix(sent, ": "+mirrors) {
+			t.Errorf("the mirror was sent %q", sent)
+		}
+	}
+	if len(atMirror.all()) == 0 || len(storage.Requests("/blobs/")) == 0 {
+		t.Error("the test does not test")
+	}
+	if got := append(atStorage.all(), atRegistry.all()...); len(got) != 0 {
+		t.Errorf("others were sent %q", got)
+	}
+	// What the file has is wrong: the next host is asked.
+	write(mirror.Host, "not base64!")
+	if err := pullWith(newService(t, onlyMirror, func(o *Options) { o.DockerConfig = file }), "registry.example/private:1", &runtimeapi.AuthConfig{Username: user1, Password: password1}); err != nil {
+		t.Error(err)
+	}
+	if len(r.Requests("/manifests/1")) == 0 {
+		t.Error("the registry was not asked")
+	}
+}
+
+// Where a registry sends us for blobs is no place to log in: it would name a server for
+// tokens of its own.
+func TestNoLogInWhereARedirectLeads(t *testing.T) {
+	r, storage := newRegistry(t), newRegistry(t)
+	name := push(t, r, "private", "1", small("x"))
+	r.Wrap(blobsElsewhere(storage))
+	var atStorage heard
+	storage.Wrap(func(next http.Handler) http.Handler {
+		return atStorage.wrap(guard("never", fmt.Sprintf(`Bearer realm="http://%s/token",service="s"`, storage.Host), next))
+	})
+	err := pullWith(newService(t), name, &runtimeapi.AuthConfig{Username: user1, Password: password1})
+	if !errors.Is(err, errdefs.ErrUnauthenticated) {
+		t.Error(err)
+	}
+	if got := atStorage.all(); len(got) != 0 {
+		t.Errorf("the target of the redirect was sent %q", got)
 	}
 }
 

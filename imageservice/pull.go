@@ -236,13 +236,13 @@ func (p *pull) open(ctx context.Context) (*registry.Repository, error) {
 		p.s.log.Warn("hosts.toml", "registry", p.ref.Domain, "warning", w)
 	}
 	auth := p.auth
-	if auth == nil && p.s.opts.DockerConfig != "" {
-		if auth, err = credentials.Find(ctx, p.s.opts.DockerConfig, p.ref); err != nil {
+	if auth == nil {
+		if auth, err = p.s.nodeAuth(ctx, p.ref); err != nil {
 			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 		}
 	}
 	repo, err := registry.Open(p.ref, registry.Options{
-		Hosts: list, Auth: auth,
+		Hosts: list, Auth: auth, MirrorAuth: p.s.nodeAuth,
 		StallTimeout: p.s.opts.StallTimeout, MinProgress: p.s.opts.MinProgress, Backoff: p.s.opts.RetryBackoff,
 		Connections: p.s.opts.BlobConnections, Split: func() { p.s.counters.split.Add(1) },
 		UserAgent: p.s.opts.UserAgent, Logger: p.s.log,
@@ -251,6 +251,14 @@ func (p *pull) open(ctx context.Context) (*registry.Repository, error) {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	return repo, nil
+}
+
+// nodeAuth finds the node's own credentials for a repository; nil is none.
+func (s *Service) nodeAuth(ctx context.Context, at reference.Reference) (*authn.AuthConfig, error) {
+	if s.opts.DockerConfig == "" {
+		return nil, nil
+	}
+	return credentials.Find(ctx, s.opts.DockerConfig, at)
 }
 
 // resolved is what a name led to.

@@ -46,6 +46,7 @@ type entry struct {
 // Podman does: the longest that fits counts. Helpers are asked in the order of
 // Docker: credHelpers, the entry itself, credsStore.
 func Find(ctx context.Context, path string, ref reference.Reference) (*authn.AuthConfig, error) {
+	ref.Domain = canonical(ref.Domain)
 	f, err := read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read credentials of %s: %w", path, err)
@@ -120,14 +121,19 @@ func split(key string) (domain, repository string) {
 	}
 	domain, repository, _ = strings.Cut(s, "/")
 	repository = strings.Trim(repository, "/")
-	switch domain = strings.ToLower(domain); domain {
-	case "index.docker.io", "registry-1.docker.io":
-		domain = reference.DefaultDomain
-	}
 	if repository == "v1" || repository == "v2" {
 		repository = ""
 	}
-	return domain, repository
+	return canonical(domain), repository
+}
+
+// canonical gives Docker's registry its one name.
+func canonical(domain string) string {
+	switch domain = strings.ToLower(domain); domain {
+	case "index.docker.io", "registry-1.docker.io":
+		return reference.DefaultDomain
+	}
+	return domain
 }
 
 // serverName is what helpers know a registry by.

@@ -53,6 +53,7 @@ func TestEntries(t *testing.T) {
 		"registry.example/teams/app":    {Username: "all", Password: "p"},
 		"registry.example/team/app:1":   {Username: "team", Password: "p:q"},
 		"plain.example:5000/app":        {IdentityToken: "it"},
+		"registry-1.docker.io/team/app": {Username: "hub", Password: "hubpass"},
 		"token.example/app":             {RegistryToken: "rt"},
 		"helped.example/app":            {},
 		"plain.example/app":             {},

@@ -43,7 +43,7 @@ type Host struct {
 	DialTimeout time.Duration // 0: the default
 
 	// Registry is set on the host that is the registry itself and not a mirror.
-	// Only there the credentials of a pull go.
+	// Only there the credentials of a pull go; mirrors have their own.
 	Registry bool
 }
 

@@ -39,6 +39,8 @@ type endpoint struct {
 	other transports // to where it sends us
 	auth  authn.Authenticator
 	agent string
+	// mirrorAuth is set for mirrors in the place of auth, and may be nil.
+	mirrorAuth func(context.Context, reference.Reference) (*authn.AuthConfig, error)
 
 	mu     sync.Mutex // guards the rest
 	scheme string
@@ -57,6 +59,9 @@ func newEndpoint(h hosts.Host, ref reference.Reference, o Options) (*endpoint, e
 	e := &endpoint{host: h, ref: ref, auth: authn.Anonymous, agent: o.UserAgent, scheme: h.Scheme}
 	if h.Registry && o.Auth != nil {
 		e.auth = authn.FromConfig(*normalizeAuth(o.Auth))
+	}
+	if !h.Registry {
+		e.mirrorAuth = o.MirrorAuth
 	}
 	e.own = newTransports(h, &tls.Config{RootCAs: pool, Certificates: certs, InsecureSkipVerify: h.SkipVerify}) //nolint:gosec // the operator asked for it
 	e.other = newTransports(h, &tls.Config{RootCAs: pool})
@@ -313,8 +318,12 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 }
 
 // logIn answers the host's challenge. It tells whether to ask again: not if the
-// answer to it was given already.
+// answer to it was given already. What a host asks that we were only sent to is not
+// answered: it could name any server for tokens.
 func (e *endpoint) logIn(ctx context.Context, challenge *http.Response) (bool, error) {
+	if challenge.Request.URL.Host != e.host.Addr {
+		return false, nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.authed != nil && challenge.Request.Header.Get("Authorization") != "" {
@@ -331,14 +340,36 @@ func (e *endpoint) logIn(ctx context.Context, challenge *http.Response) (bool, e
 	if err != nil {
 		return false, err
 	}
+	auth, err := e.authenticator(ctx)
+	if err != nil {
+		return false, err
+	}
 	replay := &challengeReplay{scheme: e.scheme, addr: e.host.Addr, header: challenge.Header, next: e}
 	scope := "repository:" + e.ref.Path + ":pull"
-	rt, err := transport.NewWithContext(ctx, reg, e.auth, replay, []string{scope})
+	rt, err := transport.NewWithContext(ctx, reg, auth, replay, []string{scope})
 	if err != nil {
 		return false, err
 	}
 	e.authed = rt
 	return true, nil
+}
+
+// authenticator has the credentials that are meant for this host.
+func (e *endpoint) authenticator(ctx context.Context) (authn.Authenticator, error) {
+	if e.mirrorAuth == nil {
+		return e.auth, nil
+	}
+	// The path of a mirror that stands for several registries begins the names of its
+	// repositories.
+	at := reference.Reference{Domain: e.host.Addr, Path: strings.TrimPrefix(e.host.Path+"/"+e.ref.Path, "/v2/")}
+	c, err := e.mirrorAuth(ctx, at)
+	if err != nil {
+		return nil, &statusError{status: http.StatusUnauthorized, text: "log in: " + err.Error()}
+	}
+	if c == nil {
+		return authn.Anonymous, nil
+	}
+	return authn.FromConfig(*normalizeAuth(c)), nil
 }
 
 // challengeReplay answers the log-in's question for the challenge with the one

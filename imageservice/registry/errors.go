@@ -113,7 +113,8 @@ func requestError(err error) error {
 		// The token server's answer, or the registry's to the log-in.
 		return &statusError{status: te.StatusCode, text: "log in: " + te.Error()}
 	}
-	if errors.Is(err, context.Canceled) || isCertificateError(err) {
+	var se *statusError
+	if errors.Is(err, context.Canceled) || isCertificateError(err) || errors.As(err, &se) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, ErrUnavailable)

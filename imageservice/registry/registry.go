@@ -25,6 +25,9 @@ type Options struct {
 	Hosts []hosts.Host // in the order to try
 	// Auth goes to the registry itself only; nil is anonymous.
 	Auth *authn.AuthConfig
+	// MirrorAuth, when not nil, finds the credentials for a repository of a mirror, which
+	// go to that mirror only, when it asks for some. It returns nil for none.
+	MirrorAuth func(ctx context.Context, at reference.Reference) (*authn.AuthConfig, error)
 	// StallTimeout is how long a transfer may wait without the minimum progress.
 	StallTimeout time.Duration
 	// MinProgress is that minimum, in bytes.
