@@ -37,7 +37,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	}
 	defer trace.close()
 	klog.SetSlogLogger(slog.New(streamLog{s.Logger.Handler()}))
-	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver)
+	systemd, err := systemdCgroups(cfg.Runtime.CgroupDriver, runsSystemd(), isUnified("/sys/fs/cgroup"))
 	if err != nil {
 		return err
 	}

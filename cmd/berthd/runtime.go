@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/config"
@@ -14,23 +15,28 @@ import (
 // monitorName is the monitor's program.
 const monitorName = "berth-monitor"
 
-// systemdCgroups decides who makes cgroups: true for systemd. Asked to find out,
-// it takes systemd only where that has the unified hierarchy to itself: there
-// two writers would undo each other's work. On cgroup v1 the kubelet's usual
-// driver is cgroupfs, as is everything's that runs without systemd.
-func systemdCgroups(setting string) (bool, error) {
-	switch setting {
-	case config.CgroupDriverCgroupfs:
+// systemdCgroups decides who makes cgroups: true for systemd. It does so on cgroup v2 only;
+// elsewhere it is ErrFailedPrecondition to ask for it.
+//
+// systemd does not delegate the devices controller of cgroup v1. It makes the cgroups of a
+// scope and its slices there when the scope gets its rules, moves all processes of a slice to
+// the slice's new cgroup, and none back into the scope's, which has the rules.
+func systemdCgroups(setting string, running, unified bool) (bool, error) {
+	switch {
+	case setting == config.CgroupDriverCgroupfs:
 		return false, nil
-	case config.CgroupDriverSystemd:
-		if !isDirectory("/run/systemd/system") {
-			return false, fmt.Errorf("runtime.cgroupDriver: %s does not run this machine", setting)
-		}
-		return true, nil
+	case setting == config.CgroupDriverAuto:
+		return running && unified, nil
+	case !running:
+		return false, fmt.Errorf("runtime.cgroupDriver: systemd does not run this machine: %w", errdefs.ErrFailedPrecondition)
+	case !unified:
+		return false, fmt.Errorf("runtime.cgroupDriver: systemd would move containers out of reach of their device rules, as this machine has cgroup v1; cgroupfs works on it: %w", errdefs.ErrFailedPrecondition)
 	default:
-		return isDirectory("/run/systemd/system") && isUnified("/sys/fs/cgroup"), nil
+		return true, nil
 	}
 }
+
+func runsSystemd() bool { return isDirectory("/run/systemd/system") }
 
 func isDirectory(path string) bool {
 	info, err := os.Stat(path)

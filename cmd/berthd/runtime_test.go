@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/berth-cri/berth/config"
 )
 
@@ -49,16 +51,24 @@ func TestMonitorBinary(t *testing.T) {
 }
 
 func TestSystemdCgroups(t *testing.T) {
-	if systemd, err := systemdCgroups(config.CgroupDriverCgroupfs); systemd || err != nil {
-		t.Errorf("cgroupfs: %v, %v", systemd, err)
-	}
-	running := isDirectory("/run/systemd/system")
-	if systemd, err := systemdCgroups(config.CgroupDriverSystemd); systemd != running || (err == nil) != running {
-		t.Errorf("systemd: %v, %v where systemd runs: %v", systemd, err, running)
-	}
-	want := running && isUnified("/sys/fs/cgroup")
-	if systemd, err := systemdCgroups(config.CgroupDriverAuto); systemd != want || err != nil {
-		t.Errorf("auto: %v, %v, want %v", systemd, err, want)
+	for _, c := range []struct {
+		setting          string
+		running, unified bool
+		want, refused    bool
+	}{
+		{config.CgroupDriverCgroupfs, true, true, false, false},
+		{config.CgroupDriverCgroupfs, false, false, false, false},
+		{config.CgroupDriverAuto, true, true, true, false},
+		{config.CgroupDriverAuto, true, false, false, false},
+		{config.CgroupDriverAuto, false, true, false, false},
+		{config.CgroupDriverSystemd, true, true, true, false},
+		{config.CgroupDriverSystemd, true, false, false, true},
+		{config.CgroupDriverSystemd, false, true, false, true},
+	} {
+		got, err := systemdCgroups(c.setting, c.running, c.unified)
+		if got != c.want || errdefs.IsFailedPrecondition(err) != c.refused || (err != nil) != c.refused {
+			t.Errorf("%+v: %v, %v", c, got, err)
+		}
 	}
 	if isUnified(t.TempDir()) {
 		t.Error("a temporary directory is taken for a cgroup file system")
