@@ -116,24 +116,8 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	if err := operation.Do(ctx, stageMount, func(ctx context.Context) error { return s.mountContainerRootfs(ctx, sb, rec, from, &u) }); err != nil {
 		return "", err
 	}
-	building, built := operation.Stage(ctx, stageCreate)
-	volumes, err := s.makeVolumes(building, sb, rec, config, image)
+	ociSpec, resolved, err := s.specify(ctx, sb, rec, config, image)
 	if err != nil {
-		built(err)
-		return "", err
-	}
-	ociSpec, resolved, err := s.buildSpec(building, sb, rec, config, image, volumes)
-	built(err)
-	if err != nil {
-		return "", err
-	}
-	if err := errors.Join(s.injectDevices(ctx, ociSpec, config), s.confine(ctx, sb, config, ociSpec)); err != nil {
-		return "", err
-	}
-	if err := s.relabelVolumes(ctx, rec, config, ociSpec); err != nil {
-		return "", err
-	}
-	if err := makeLogParent(rec.LogPath); err != nil {
 		return "", err
 	}
 	created := *rec
@@ -176,6 +160,29 @@ func (s *Service) createContainer(ctx context.Context, sb *sandbox, config *runt
 	s.plugins.evict(ctx, evictions)
 	s.tellContainer(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	return c.id, nil
+}
+
+// specify makes what the container is to be run by, and the volumes and labels of files
+// that it speaks of.
+func (s *Service) specify(ctx context.Context, sb *sandbox, rec *record.Container, config *runtimeapi.ContainerConfig, image *ocispec.Image) (*specs.Spec, *spec.Resolved, error) {
+	building, built := operation.Stage(ctx, stageCreate)
+	volumes, err := s.makeVolumes(building, sb, rec, config, image)
+	if err != nil {
+		built(err)
+		return nil, nil, err
+	}
+	ociSpec, resolved, err := s.buildSpec(building, sb, rec, config, image, volumes)
+	built(err)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(s.injectDevices(ctx, ociSpec, config), s.confine(ctx, sb, config, ociSpec)); err != nil {
+		return nil, nil, err
+	}
+	if err := s.relabelVolumes(ctx, rec, config, ociSpec); err != nil {
+		return nil, nil, err
+	}
+	return ociSpec, resolved, makeLogParent(rec.LogPath)
 }
 
 // newContainerRecord finds the image and writes down what is known before

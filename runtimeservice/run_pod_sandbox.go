@@ -91,26 +91,9 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 	if _, err := s.sandboxHandler(ctx, config, runtime); err != nil {
 		return "", err
 	}
-	parent, err := s.sandboxCgroupParent(config)
+	rec, err := s.newSandboxRecord(config, handler, runtime)
 	if err != nil {
 		return "", err
-	}
-	raw, err := proto.Marshal(config)
-	if err != nil {
-		return "", fmt.Errorf("encode configuration: %w", err)
-	}
-	rec := &record.Sandbox{
-		ID:           newID(),
-		State:        record.Creating,
-		BootID:       s.opts.BootID,
-		CreatedAt:    time.Now().UnixNano(),
-		Handler:      handler,
-		Runtime:      runtime,
-		Config:       raw,
-		CgroupParent: parent,
-		// Said before it is so: the next start undoes what may be there.
-		NetworkAttached: config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE,
-		PodInit:         sharesPID(config),
 	}
 	if err := s.labelSandbox(rec, config); err != nil {
 		return "", err
@@ -165,6 +148,31 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return sb.id, nil
+}
+
+// newSandboxRecord writes down what is known before anything is made.
+func (s *Service) newSandboxRecord(config *runtimeapi.PodSandboxConfig, handler, runtime string) (*record.Sandbox, error) {
+	parent, err := s.sandboxCgroupParent(config)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := proto.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	return &record.Sandbox{
+		ID:           newID(),
+		State:        record.Creating,
+		BootID:       s.opts.BootID,
+		CreatedAt:    time.Now().UnixNano(),
+		Handler:      handler,
+		Runtime:      runtime,
+		Config:       raw,
+		CgroupParent: parent,
+		// Said before it is so: the next start undoes what may be there.
+		NetworkAttached: config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE,
+		PodInit:         sharesPID(config),
+	}, nil
 }
 
 func (s *Service) makeLogDirectory(_ context.Context, sb *sandbox, u *undo.Stack) error {
