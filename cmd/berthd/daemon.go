@@ -58,28 +58,7 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 		return err
 	}
 	defer processes.Close()
-	server, err := cri.New(cri.Options{
-		Runtime:      runtime,
-		Images:       images,
-		CgroupDriver: cgroupDriver(systemd),
-		Version:      version,
-		Streaming: cri.StreamingOptions{
-			Address: cfg.Streaming.Address, Port: cfg.Streaming.Port,
-			IdleTimeout: cfg.Streaming.IdleTimeout, CreationTimeout: cfg.Streaming.CreationTimeout,
-		},
-		Services: func(r grpc.ServiceRegistrar) {
-			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
-			berthapi.RegisterStorage(r, &storage{images: images, containers: runtime, root: cfg.Root})
-			berthapi.RegisterTransfers(r, transfers{images})
-			berthapi.RegisterOperations(r, berthapi.Operations{Registry: s.Operations})
-		},
-		Logger:      s.Logger,
-		Registry:    s.Registry,
-		Operations:  s.Operations,
-		Stats:       trace.stats,
-		ImagePulled: runtime.ImagePulled,
-		StopGrace:   cfg.Deadlines.Shutdown,
-	})
+	server, err := newServer(cfg, s, systemd, images, runtime, trace)
 	if err != nil {
 		return err
 	}
@@ -111,6 +90,32 @@ func run(ctx context.Context, cfg config.Config, s *surface) error {
 	group.Go(func() error { return runtime.Run(working) })
 	group.Go(func() error { return s.Serve(working, server.Run) })
 	return group.Wait()
+}
+
+// newServer serves CRI, and beside it what Berth's own command asks for.
+func newServer(cfg config.Config, s *surface, systemd bool, images *imageservice.Service, runtime *runtimeservice.Service, trace traces) (*cri.Server, error) {
+	return cri.New(cri.Options{
+		Runtime:      runtime,
+		Images:       images,
+		CgroupDriver: cgroupDriver(systemd),
+		Version:      version,
+		Streaming: cri.StreamingOptions{
+			Address: cfg.Streaming.Address, Port: cfg.Streaming.Port,
+			IdleTimeout: cfg.Streaming.IdleTimeout, CreationTimeout: cfg.Streaming.CreationTimeout,
+		},
+		Services: func(r grpc.ServiceRegistrar) {
+			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
+			berthapi.RegisterStorage(r, &storage{images: images, containers: runtime, root: cfg.Root})
+			berthapi.RegisterTransfers(r, transfers{images})
+			berthapi.RegisterOperations(r, berthapi.Operations{Registry: s.Operations})
+		},
+		Logger:      s.Logger,
+		Registry:    s.Registry,
+		Operations:  s.Operations,
+		Stats:       trace.stats,
+		ImagePulled: runtime.ImagePulled,
+		StopGrace:   cfg.Deadlines.Shutdown,
+	})
 }
 
 func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
