@@ -20,11 +20,12 @@ func (s *Server) operateUnary(ctx context.Context, req any, info *grpc.UnaryServ
 	return resp, err
 }
 
-// operateStream does the same for streaming calls. All but transfers and those that stream a
-// list last as long as their client likes.
+// operateStream does the same for streaming calls. All but transfers, those about containers'
+// files and those that stream a list last as long as their client likes.
 func (s *Server) operateStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	method := methodName(info.FullMethod)
-	standing := !strings.HasPrefix(method, "Stream") && !strings.HasPrefix(info.FullMethod, "/berth.v1.Transfers/")
+	standing := !strings.HasPrefix(method, "Stream") && !strings.HasPrefix(info.FullMethod, "/berth.v1.Transfers/") &&
+		!strings.HasPrefix(info.FullMethod, "/berth.v1.Containers/")
 	ctx, op := s.options.Operations.Begin(stream.Context(), method, operation.Subject{}, operation.Options{Standing: standing})
 	err := handler(srv, &streamWith{stream, ctx})
 	op.End(err)

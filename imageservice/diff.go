@@ -33,7 +33,7 @@ func (s *Service) exportRootfs(ctx context.Context, containerID string, w io.Wri
 		return fmt.Errorf("open writable layer: %w", err)
 	}
 	defer upper.Close()
-	return layer.Pack(ctx, upper, w)
+	return layer.Pack(ctx, upper, w, layer.PackOptions{})
 }
 
 // MountRootfsFrom is MountRootfs for a container that has none yet, with the changes that

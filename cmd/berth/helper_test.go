@@ -140,8 +140,10 @@ const (
 )
 
 // node starts a runtime with two pods. Nothing runs in their containers.
-func node(t *testing.T) *fakecri.Server {
-	s := fakecri.Start(t, fakecri.Options{})
+func node(t *testing.T) *fakecri.Server { return nodeWith(t, fakecri.Options{}) }
+
+func nodeWith(t *testing.T, options fakecri.Options) *fakecri.Server {
+	s := fakecri.Start(t, options)
 	ago := func(d time.Duration) int64 { return time.Now().Add(-d).UnixNano() }
 	s.AddPod(&runtimeapi.PodSandboxStatus{
 		Id: webPodID, CreatedAt: ago(3*time.Minute + time.Second), Labels: map[string]string{"app": "web"},

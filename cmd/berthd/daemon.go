@@ -107,6 +107,7 @@ func newServer(cfg config.Config, s *surface, systemd bool, images *imageservice
 			berthapi.RegisterImages(r, &berthapi.Poller{Pulls: pulls(images), Same: sameImage})
 			berthapi.RegisterStorage(r, &storage{images: images, containers: runtime, root: cfg.Root})
 			berthapi.RegisterTransfers(r, transfers{images})
+			berthapi.RegisterContainers(r, containerFiles{runtime, images})
 			berthapi.RegisterOperations(r, berthapi.Operations{Registry: s.Operations})
 		},
 		Logger:      s.Logger,

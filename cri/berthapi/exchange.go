@@ -16,8 +16,8 @@ import (
 // chunkSize is the most data in one message.
 const chunkSize = 512 << 10
 
-// An Exchange is one call of berth.v1.Transfers: a request, then data from the client, or
-// data and messages from the server, in any number. Each message on the wire is a
+// An Exchange is one call of berth.v1.Transfers or berth.v1.Containers: a request, then data
+// from the client, or data and messages from the server, in any number. Each message on the wire is a
 // google.protobuf.Any that holds a Struct, or a BytesValue with data. It is for one
 // goroutine in each direction.
 type Exchange struct {
@@ -108,6 +108,30 @@ func (x *Exchange) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// exchanges describes a method that is one.
+func exchanges[S any](name string, serve func(ctx context.Context, srv S, x *Exchange) error) grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName: name, ServerStreams: true, ClientStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			return serve(stream.Context(), srv.(S), &Exchange{stream: stream})
+		},
+	}
+}
+
+func withRequest[T any](x *Exchange, serve func(T) error) error {
+	var req T
+	if err := x.Receive(&req); err != nil {
+		return err
+	}
+	return serve(req)
+}
+
+// caller makes the calls of a service whose methods are exchanges.
+type caller struct {
+	conn    grpc.ClientConnInterface
+	service string
+}
+
 // call is the client's side of an exchange.
 type call struct {
 	Exchange
@@ -116,19 +140,19 @@ type call struct {
 }
 
 // open begins a call.
-func open(ctx context.Context, conn grpc.ClientConnInterface, method string, request any) (*call, error) {
+func (c caller) open(ctx context.Context, method string, request any) (*call, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, transfersPath+method)
+	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+c.service+"/"+method)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	c := &call{Exchange: Exchange{stream: stream}, stream: stream, cancel: cancel}
-	if err := c.Send(request); err != nil && !errors.Is(err, io.EOF) {
+	x := &call{Exchange: Exchange{stream: stream}, stream: stream, cancel: cancel}
+	if err := x.Send(request); err != nil && !errors.Is(err, io.EOF) {
 		cancel()
 		return nil, err
 	}
-	return c, nil
+	return x, nil
 }
 
 // upload sends all of r. That the server no longer listens is no error here: its answer
@@ -172,4 +196,58 @@ func (c *call) receive(w io.Writer, each func(*structpb.Struct) error) error {
 			return err
 		}
 	}
+}
+
+func none(*structpb.Struct) error { return nil }
+
+func each[T any](do func(T) error) func(*structpb.Struct) error {
+	return func(msg *structpb.Struct) error {
+		var v T
+		if err := fromStruct(msg, &v); err != nil {
+			return err
+		}
+		return do(v)
+	}
+}
+
+// download is a call to which the client sends nothing but its request.
+func (c caller) download(ctx context.Context, method string, req any, w io.Writer, each func(*structpb.Struct) error) error {
+	x, err := c.open(ctx, method, req)
+	if err != nil {
+		return err
+	}
+	defer x.cancel()
+	if err := x.stream.CloseSend(); err != nil {
+		return err
+	}
+	return x.receive(w, each)
+}
+
+// exchange is a call that sends data.
+func (c caller) exchange(ctx context.Context, method string, req any, r io.Reader, each func(*structpb.Struct) error) error {
+	x, err := c.open(ctx, method, req)
+	if err != nil {
+		return err
+	}
+	defer x.cancel()
+	sent := make(chan error, 1)
+	go func() {
+		err := x.upload(r)
+		sent <- err
+		if err != nil {
+			x.cancel() // the server must not take the part for the whole
+		}
+	}()
+	err = x.receive(io.Discard, each)
+	if err != nil {
+		select {
+		case serr := <-sent:
+			if serr != nil {
+				return serr
+			}
+		default: // r has more to give: the server's answer counts
+		}
+		return err
+	}
+	return nil
 }

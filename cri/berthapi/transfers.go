@@ -5,13 +5,9 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
-const (
-	transfersService = "berth.v1.Transfers"
-	transfersPath    = "/" + transfersService + "/"
-)
+const transfersService = "berth.v1.Transfers"
 
 // SaveRequest asks for an archive of images.
 type SaveRequest struct {
@@ -51,12 +47,7 @@ type TransfersServer interface {
 func RegisterTransfers(s grpc.ServiceRegistrar, srv TransfersServer) {
 	desc := &grpc.ServiceDesc{ServiceName: transfersService, HandlerType: (*TransfersServer)(nil)}
 	add := func(name string, serve func(ctx context.Context, srv TransfersServer, x *Exchange) error) {
-		desc.Streams = append(desc.Streams, grpc.StreamDesc{
-			StreamName: name, ServerStreams: true, ClientStreams: true,
-			Handler: func(srv any, stream grpc.ServerStream) error {
-				return serve(stream.Context(), srv.(TransfersServer), &Exchange{stream: stream})
-			},
-		})
+		desc.Streams = append(desc.Streams, exchanges(name, serve))
 	}
 	add("Save", func(ctx context.Context, srv TransfersServer, x *Exchange) error {
 		return withRequest(x, func(req SaveRequest) error { return srv.Save(ctx, req, x) })
@@ -69,23 +60,13 @@ func RegisterTransfers(s grpc.ServiceRegistrar, srv TransfersServer) {
 	s.RegisterService(desc, srv)
 }
 
-func withRequest[T any](x *Exchange, serve func(T) error) error {
-	var req T
-	if err := x.Receive(&req); err != nil {
-		return err
-	}
-	return serve(req)
-}
-
 // TransfersClient calls the service berth.v1.Transfers.
-type TransfersClient struct {
-	conn grpc.ClientConnInterface
-}
+type TransfersClient struct{ caller }
 
 // NewTransfersClient returns a client on conn, which stays the caller's to close. A runtime
 // that is not Berth answers codes.Unimplemented.
 func NewTransfersClient(conn grpc.ClientConnInterface) *TransfersClient {
-	return &TransfersClient{conn: conn}
+	return &TransfersClient{caller{conn, transfersService}}
 }
 
 // Save writes an archive of images to w.
@@ -96,58 +77,4 @@ func (c *TransfersClient) Save(ctx context.Context, req SaveRequest, w io.Writer
 // Load sends an archive, and calls event with what becomes of it.
 func (c *TransfersClient) Load(ctx context.Context, req LoadRequest, r io.Reader, event func(LoadEvent)) error {
 	return c.exchange(ctx, "Load", req, r, each(func(e LoadEvent) error { event(e); return nil }))
-}
-
-func none(*structpb.Struct) error { return nil }
-
-func each[T any](do func(T) error) func(*structpb.Struct) error {
-	return func(msg *structpb.Struct) error {
-		var v T
-		if err := fromStruct(msg, &v); err != nil {
-			return err
-		}
-		return do(v)
-	}
-}
-
-// download is a call to which the client sends nothing but its request.
-func (c *TransfersClient) download(ctx context.Context, method string, req any, w io.Writer, each func(*structpb.Struct) error) error {
-	x, err := open(ctx, c.conn, method, req)
-	if err != nil {
-		return err
-	}
-	defer x.cancel()
-	if err := x.stream.CloseSend(); err != nil {
-		return err
-	}
-	return x.receive(w, each)
-}
-
-// exchange is a call that sends data.
-func (c *TransfersClient) exchange(ctx context.Context, method string, req any, r io.Reader, each func(*structpb.Struct) error) error {
-	x, err := open(ctx, c.conn, method, req)
-	if err != nil {
-		return err
-	}
-	defer x.cancel()
-	sent := make(chan error, 1)
-	go func() {
-		err := x.upload(r)
-		sent <- err
-		if err != nil {
-			x.cancel() // the server must not take the part for the whole
-		}
-	}()
-	err = x.receive(io.Discard, each)
-	if err != nil {
-		select {
-		case serr := <-sent:
-			if serr != nil {
-				return serr
-			}
-		default: // r has more to give: the server's answer counts
-		}
-		return err
-	}
-	return nil
 }

@@ -26,7 +26,7 @@ func (t *treeWriter) directory(e entry) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return t.describe(e)
 		}
-		hidesLower = isWhiteout(&st)
+		hidesLower = IsWhiteout(&st)
 		if err := t.replace(e); err != nil {
 			return err
 		}
@@ -327,7 +327,7 @@ func (t *treeWriter) hardlink(e entry) error {
 	if err := unix.Fstatat(from, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("link target %q: %w: %w", abbreviate(target), err, ErrHostile)
 	}
-	if isWhiteout(&st) {
+	if IsWhiteout(&st) {
 		return t.hide(e.parent, e.base) // overlayfs links its whiteouts to each other
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -387,7 +387,8 @@ func (t *treeWriter) hide(parent int, name string) error {
 	return nil
 }
 
-func isWhiteout(st *unix.Stat_t) bool {
+// IsWhiteout tells whether a file is overlayfs's mark for a name that is gone.
+func IsWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 

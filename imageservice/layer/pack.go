@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/idmap"
 )
 
 const (
@@ -22,12 +25,22 @@ const (
 	metacopyXattr = "trusted.overlay.metacopy"
 )
 
+// PackOptions say how a tree is packed. The zero value packs all of it as it is.
+type PackOptions struct {
+	// Skip tells of paths below the root that are left out, with what is below them.
+	Skip func(name string) bool
+	// IDs is the mapping of the user namespace that the tree belongs to: the archive has
+	// the owners as they are inside.
+	IDs idmap.Map
+}
+
 // Pack writes the tree below root, a writable layer of overlayfs, as an archive that
-// Unpack takes. Sockets are left out, since archives have none, and so are the extended
-// attributes that Unpack does not set. Who changes the tree meanwhile gets an error, or
-// something in between.
-func Pack(ctx context.Context, root *os.File, w io.Writer) error {
-	p := packer{ctx: ctx, tar: tar.NewWriter(w), linked: map[uint64]string{}}
+// Unpack takes, the same tree as the same bytes. Sockets are left out, since archives have
+// none, and so are the extended attributes that Unpack does not set. Who changes the tree
+// meanwhile gets an error, or something in between; no device or pipe is ever opened. What
+// an archive cannot say is errdefs.ErrFailedPrecondition.
+func Pack(ctx context.Context, root *os.File, w io.Writer, o PackOptions) error {
+	p := packer{ctx: ctx, tar: tar.NewWriter(w), o: o, linked: map[inode]string{}}
 	if err := p.dir(root, ".", 0); err != nil {
 		return err
 	}
@@ -37,20 +50,23 @@ func Pack(ctx context.Context, root *os.File, w io.Writer) error {
 type packer struct {
 	ctx context.Context
 	tar *tar.Writer
+	o   PackOptions
 	// linked maps inodes with several names to the first one.
-	linked map[uint64]string
+	linked map[inode]string
 }
+
+type inode struct{ dev, ino uint64 }
 
 // dir writes a directory and what is in it.
 func (p *packer) dir(dir *os.File, name string, depth int) error {
 	if depth > maxPackDepth {
-		return fmt.Errorf("pack %q: more than %d directories deep", abbreviate(name), maxPackDepth)
+		return fmt.Errorf("pack %q: more than %d directories deep: %w", abbreviate(name), maxPackDepth, errdefs.ErrFailedPrecondition)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return fmt.Errorf("pack %q: %w", abbreviate(name), err)
 	}
-	hdr := header(name+"/", &st)
+	hdr := p.header(name+"/", &st)
 	hdr.Typeflag = tar.TypeDir
 	if err := p.write(hdr, dir); err != nil {
 		return err
@@ -69,7 +85,11 @@ func (p *packer) dir(dir *os.File, name string, depth int) error {
 		if err := p.ctx.Err(); err != nil {
 			return context.Cause(p.ctx)
 		}
-		if err := p.entry(dir, e, join(name, e), depth); err != nil {
+		below := join(name, e)
+		if p.o.Skip != nil && p.o.Skip(below) {
+			continue
+		}
+		if err := p.entry(dir, e, below, depth); err != nil {
 			return err
 		}
 	}
@@ -90,28 +110,29 @@ func (p *packer) entry(dir *os.File, base, name string, depth int) error {
 	}
 	kind := st.Mode & unix.S_IFMT
 	if strings.HasPrefix(base, whiteoutPrefix) {
-		return fmt.Errorf("pack %q: an archive would take the name for a mark", abbreviate(name))
+		return fmt.Errorf("pack %q: an archive would take the name for a mark: %w", abbreviate(name), errdefs.ErrFailedPrecondition)
 	}
-	hdr := header(name, &st)
+	id := inode{st.Dev, st.Ino}
+	hdr := p.header(name, &st)
 	switch {
 	case kind == unix.S_IFSOCK:
 		return nil
-	case isWhiteout(&st):
+	case IsWhiteout(&st):
 		*hdr = tar.Header{Name: strings.TrimSuffix(name, base) + whiteoutPrefix + base, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
 		return p.write(hdr, nil)
 	case kind == unix.S_IFDIR:
-		return p.open(dir, base, name, func(f *os.File) error { return p.dir(f, name, depth+1) })
-	case st.Nlink > 1 && p.linked[st.Ino] != "":
-		hdr.Typeflag, hdr.Linkname = tar.TypeLink, p.linked[st.Ino]
+		return p.open(dir, base, name, kind, func(f *os.File) error { return p.dir(f, name, depth+1) })
+	case st.Nlink > 1 && p.linked[id] != "":
+		hdr.Typeflag, hdr.Linkname = tar.TypeLink, p.linked[id]
 		return p.write(hdr, nil)
 	}
 	if st.Nlink > 1 {
-		p.linked[st.Ino] = name
+		p.linked[id] = name
 	}
 	switch kind {
 	case unix.S_IFREG:
 		hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
-		return p.open(dir, base, name, func(f *os.File) error { return p.file(hdr, f) })
+		return p.open(dir, base, name, kind, func(f *os.File) error { return p.file(hdr, f) })
 	case unix.S_IFLNK:
 		target := make([]byte, maxNameLen)
 		n, err := unix.Readlinkat(int(dir.Fd()), base, target)
@@ -131,13 +152,25 @@ func (p *packer) entry(dir *os.File, base, name string, depth int) error {
 	return p.write(hdr, nil)
 }
 
-// open calls f with an entry of a directory.
-func (p *packer) open(dir *os.File, base, name string, f func(*os.File) error) error {
-	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+// open calls f with a file or directory in dir. It is looked at before it is opened: what has
+// its name by now can be a device, which to open is to use.
+func (p *packer) open(dir *os.File, base, name string, kind uint32, f func(*os.File) error) error {
+	place, err := unix.Openat(int(dir.Fd()), base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: abbreviate(name), Err: err}
 	}
-	file := os.NewFile(uintptr(fd), base)
+	defer unix.Close(place)
+	var st unix.Stat_t
+	if err := unix.Fstat(place, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: abbreviate(name), Err: err}
+	}
+	if st.Mode&unix.S_IFMT != kind {
+		return fmt.Errorf("pack %q: something else has taken its place: %w", abbreviate(name), errdefs.ErrUnavailable)
+	}
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", place), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: abbreviate(name), Err: err}
+	}
 	defer file.Close()
 	return f(file)
 }
@@ -159,9 +192,12 @@ func (p *packer) file(hdr *tar.Header, f *os.File) error {
 // write writes a header with the extended attributes of f, which may be nil.
 func (p *packer) write(hdr *tar.Header, f *os.File) error {
 	if f != nil {
-		xattrs, err := readXattrs(int(f.Fd()))
+		xattrs, err := Xattrs(int(f.Fd()))
 		if err != nil {
 			return fmt.Errorf("pack %q: %w", abbreviate(hdr.Name), err)
+		}
+		if c, ok := xattrs[paxXattrPrefix+capabilityXattr]; ok {
+			xattrs[paxXattrPrefix+capabilityXattr] = capabilityInside(c, p.o.IDs.UIDs)
 		}
 		hdr.PAXRecords = xattrs
 	}
@@ -171,9 +207,9 @@ func (p *packer) write(hdr *tar.Header, f *os.File) error {
 	return nil
 }
 
-func header(name string, st *unix.Stat_t) *tar.Header {
+func (p *packer) header(name string, st *unix.Stat_t) *tar.Header {
 	return &tar.Header{
-		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(p.o.IDs.UIDs.Inside(st.Uid)), Gid: int(p.o.IDs.GIDs.Inside(st.Gid)),
 		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX,
 	}
 }
@@ -184,8 +220,9 @@ func isOpaqueDir(dir *os.File) bool {
 	return err == nil && n == 1 && value[0] == 'y'
 }
 
-// readXattrs returns the extended attributes that an archive may have, as its records.
-func readXattrs(fd int) (map[string]string, error) {
+// Xattrs returns the extended attributes that an archive may have, as its records. A mark of
+// overlayfs that means something else than the file says is errdefs.ErrFailedPrecondition.
+func Xattrs(fd int) (map[string]string, error) {
 	names := make([]byte, maxXattrBytes)
 	n, err := unix.Flistxattr(fd, names)
 	if errors.Is(err, unix.ENOTSUP) {
@@ -197,7 +234,7 @@ func readXattrs(fd int) (map[string]string, error) {
 	var records map[string]string
 	for _, name := range strings.Split(string(names[:n]), "\x00") {
 		if name == redirectXattr || name == metacopyXattr {
-			return nil, fmt.Errorf("overlayfs has marked it with %s, which an archive cannot say", name)
+			return nil, fmt.Errorf("overlayfs has marked it with %s, which an archive cannot say: %w", name, errdefs.ErrFailedPrecondition)
 		}
 		if !keepXattr(name) {
 			continue

@@ -33,7 +33,7 @@ func TestPackUnpack(t *testing.T) {
 	must(os.Mkdir(filepath.Join(from, "new"), 0o700))
 	must(unix.Setxattr(filepath.Join(from, "new"), opaqueXattr, []byte("y"), 0))
 	var archive bytes.Buffer
-	must(Pack(context.Background(), openDir(t, from), &archive))
+	must(Pack(context.Background(), openDir(t, from), &archive, PackOptions{}))
 	spec := Spec{Digest: digest.FromBytes(archive.Bytes()), Size: int64(archive.Len())}
 	if _, err := Unpack(context.Background(), io.NopCloser(bytes.NewReader(archive.Bytes())), spec, openDir(t, to), nil); err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestPackUnpack(t *testing.T) {
 		t.Errorf("the link leads to %q", target)
 	}
 	must(unix.Lstat(filepath.Join(to, "gone"), &a))
-	if !isWhiteout(&a) {
+	if !IsWhiteout(&a) {
 		t.Errorf("the whiteout is %+v", a)
 	}
 	must(unix.Lstat(filepath.Join(to, "fifo"), &a))

@@ -115,7 +115,7 @@ func TestWhiteouts(t *testing.T) {
 		imagetest.Dir("anew2", 0o755), imagetest.File(".wh.anew2", "", 0o644),
 		imagetest.File(".wh.back", "", 0o644), imagetest.File("back", "x", 0o644),
 	)
-	if st := stat(t, filepath.Join(dir, "a/gone")); !isWhiteout(&st) {
+	if st := stat(t, filepath.Join(dir, "a/gone")); !IsWhiteout(&st) {
 		t.Errorf("whiteout has mode %o device %x", st.Mode, st.Rdev)
 	}
 	for _, name := range []string{"opaque", "anew", "anew2"} {

@@ -2,12 +2,15 @@ package layer
 
 import (
 	"archive/tar"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/idmap"
 )
 
 const (
@@ -26,6 +29,35 @@ func keepXattr(name string) bool {
 		return true
 	}
 	return strings.HasPrefix(name, userXattrPrefix) && !strings.HasPrefix(name, userOverlayPrefix) && len(name) > len(userXattrPrefix)
+}
+
+// The forms of security.capability (linux/capability.h): since revision 3 it ends with the
+// root of the user namespace that the capabilities are for.
+const (
+	capabilityRevisionMask = 0xff000000
+	capabilityRevision2    = 0x02000000
+	capabilityRevision3    = 0x03000000
+	capabilityRootAt       = 20
+)
+
+// capabilityInside translates a file's capabilities for the root of a user namespace into
+// ones as that root has written them.
+func capabilityInside(value string, ids idmap.Ranges) string {
+	raw := []byte(value)
+	if len(ids) == 0 || len(raw) != capabilityRootAt+4 {
+		return value
+	}
+	magic := binary.LittleEndian.Uint32(raw)
+	if magic&capabilityRevisionMask != capabilityRevision3 {
+		return value
+	}
+	root := ids.Inside(binary.LittleEndian.Uint32(raw[capabilityRootAt:]))
+	if root != 0 {
+		binary.LittleEndian.PutUint32(raw[capabilityRootAt:], root)
+		return string(raw)
+	}
+	binary.LittleEndian.PutUint32(raw, magic&^capabilityRevisionMask|capabilityRevision2)
+	return string(raw[:capabilityRootAt])
 }
 
 func setXattrs(fd int, hdr *tar.Header) error {

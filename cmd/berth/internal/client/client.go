@@ -33,6 +33,7 @@ type Client struct {
 	Operations *berthapi.OperationsClient
 	Transfers  *berthapi.TransfersClient
 	Storage    *berthapi.StorageClient
+	Containers *berthapi.ContainersClient
 
 	conn *grpc.ClientConn
 }
@@ -69,6 +70,7 @@ func Dial(address string, timeout time.Duration) (*Client, error) {
 		Operations: berthapi.NewOperationsClient(conn),
 		Transfers:  berthapi.NewTransfersClient(conn),
 		Storage:    berthapi.NewStorageClient(conn),
+		Containers: berthapi.NewContainersClient(conn),
 		conn:       conn,
 	}, nil
 }

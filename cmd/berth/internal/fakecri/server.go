@@ -43,6 +43,8 @@ type Options struct {
 	Operations berthapi.OperationsServer
 	// Storage is served as berth.v1.Storage if it is set.
 	Storage berthapi.StorageServer
+	// Containers is served as berth.v1.Containers if it is set.
+	Containers berthapi.ContainersServer
 }
 
 // Server is a runtime that a test can look into.
@@ -104,6 +106,9 @@ func Start(t *testing.T, options Options) *Server {
 	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
 	if options.Storage != nil {
 		berthapi.RegisterStorage(g, options.Storage)
+	}
+	if options.Containers != nil {
+		berthapi.RegisterContainers(g, options.Containers)
 	}
 	if options.Operations != nil {
 		berthapi.RegisterOperations(g, options.Operations)

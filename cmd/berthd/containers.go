@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+
+	"github.com/berth-cri/berth/cri/berthapi"
+	"github.com/berth-cri/berth/imageservice"
+	"github.com/berth-cri/berth/imageservice/idmap"
+	"github.com/berth-cri/berth/runtimeservice"
+	"github.com/berth-cri/berth/runtimeservice/namespaces"
+)
+
+// containerFiles serves what concerns the files of containers: the runtime service knows the
+// containers, and the image service what they are made of.
+type containerFiles struct {
+	runtime *runtimeservice.Service
+	images  *imageservice.Service
+}
+
+var _ berthapi.ContainersServer = containerFiles{}
+
+// Diff implements berthapi.ContainersServer.
+func (f containerFiles) Diff(ctx context.Context, req berthapi.DiffRequest, send func(berthapi.Change) error) error {
+	files, err := f.runtime.ContainerFiles(ctx, req.ContainerID)
+	if err != nil {
+		return err
+	}
+	return f.images.Changes(ctx, files.ID, written(files), func(c imageservice.Change) error {
+		return send(berthapi.Change{Kind: c.Kind, Path: c.Path})
+	})
+}
+
+func written(files runtimeservice.ContainerFiles) imageservice.WrittenOptions {
+	return imageservice.WrittenOptions{Mounts: files.Mounts, IDs: idMap(files.Mapping)}
+}
+
+func idMap(m *namespaces.UserMapping) idmap.Map {
+	if m == nil {
+		return idmap.Map{}
+	}
+	return idmap.Map{UIDs: idRanges(m.UIDs), GIDs: idRanges(m.GIDs)}
+}
+
+func idRanges(ranges []namespaces.IDRange) idmap.Ranges {
+	var all idmap.Ranges
+	for _, r := range ranges {
+		all = append(all, idmap.Range{Container: r.ContainerID, Host: r.HostID, Length: r.Length})
+	}
+	return all
+}

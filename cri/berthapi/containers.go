@@ -1,0 +1,56 @@
+package berthapi
+
+import (
+	"context"
+	"io"
+
+	"google.golang.org/grpc"
+)
+
+const containersService = "berth.v1.Containers"
+
+// DiffRequest asks what a container has changed of its image.
+type DiffRequest struct {
+	ContainerID string `json:"containerID"`
+}
+
+// Change is one path that differs from the image.
+type Change struct {
+	// Kind is added, changed or deleted.
+	Kind string `json:"kind"`
+	Path string `json:"path"`
+}
+
+// ContainersServer answers the service berth.v1.Containers, about the files of containers.
+type ContainersServer interface {
+	Diff(ctx context.Context, req DiffRequest, send func(Change) error) error
+}
+
+// RegisterContainers makes s serve berth.v1.Containers by srv.
+func RegisterContainers(s grpc.ServiceRegistrar, srv ContainersServer) {
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: containersService,
+		HandlerType: (*ContainersServer)(nil),
+		Streams: []grpc.StreamDesc{
+			exchanges("Diff", func(ctx context.Context, srv ContainersServer, x *Exchange) error {
+				return withRequest(x, func(req DiffRequest) error {
+					return srv.Diff(ctx, req, func(c Change) error { return x.Send(c) })
+				})
+			}),
+		},
+	}, srv)
+}
+
+// ContainersClient calls the service berth.v1.Containers.
+type ContainersClient struct{ caller }
+
+// NewContainersClient returns a client on conn, which stays the caller's to close. A runtime
+// that is not Berth answers codes.Unimplemented.
+func NewContainersClient(conn grpc.ClientConnInterface) *ContainersClient {
+	return &ContainersClient{caller{conn, containersService}}
+}
+
+// Diff calls change with what a container has changed of its image, in the order of paths.
+func (c *ContainersClient) Diff(ctx context.Context, req DiffRequest, change func(Change) error) error {
+	return c.download(ctx, "Diff", req, io.Discard, each(change))
+}
