@@ -226,27 +226,31 @@ func (p *pull) run(ctx context.Context) (id digest.Digest, err error) {
 	return found.id, nil
 }
 
-// open reads which hosts serve the repository.
+// open prepares the access to the pull's repository.
 func (p *pull) open(ctx context.Context) (*registry.Repository, error) {
-	list, warnings, err := hosts.Load(p.s.opts.CertsDirs, p.ref.Domain)
+	return p.s.openRepository(ctx, p.ref, p.auth, registry.Options{})
+}
+
+// openRepository reads which hosts serve ref's repository, and the node's credentials if
+// auth is nil. What o says of pushing stays.
+func (s *Service) openRepository(ctx context.Context, ref reference.Reference, auth *authn.AuthConfig, o registry.Options) (*registry.Repository, error) {
+	list, warnings, err := hosts.Load(s.opts.CertsDirs, ref.Domain)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	for _, w := range warnings {
-		p.s.log.Warn("hosts.toml", "registry", p.ref.Domain, "warning", w)
+		s.log.Warn("hosts.toml", "registry", ref.Domain, "warning", w)
 	}
-	auth := p.auth
 	if auth == nil {
-		if auth, err = p.s.nodeAuth(ctx, p.ref); err != nil {
+		if auth, err = s.nodeAuth(ctx, ref); err != nil {
 			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 		}
 	}
-	repo, err := registry.Open(p.ref, registry.Options{
-		Hosts: list, Auth: auth, MirrorAuth: p.s.nodeAuth,
-		StallTimeout: p.s.opts.StallTimeout, MinProgress: p.s.opts.MinProgress, Backoff: p.s.opts.RetryBackoff,
-		Connections: p.s.opts.BlobConnections, Split: func() { p.s.counters.split.Add(1) },
-		UserAgent: p.s.opts.UserAgent, Logger: p.s.log,
-	})
+	o.Hosts, o.Auth, o.MirrorAuth = list, auth, s.nodeAuth
+	o.StallTimeout, o.MinProgress, o.Backoff = s.opts.StallTimeout, s.opts.MinProgress, s.opts.RetryBackoff
+	o.Connections, o.Split = s.opts.BlobConnections, func() { s.counters.split.Add(1) }
+	o.UserAgent, o.Logger = s.opts.UserAgent, s.log
+	repo, err := registry.Open(ref, o)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}

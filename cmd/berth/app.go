@@ -53,7 +53,7 @@ their ID, or by name; a container also as POD/NAME, a pod as NAMESPACE/NAME.`,
 	durationVarP(flags, &a.requestTimeout, "request-timeout", "", 30*time.Second, "how long a question to the runtime may take; 0 is no limit")
 	root.AddCommand(
 		a.podsCommand(), a.psCommand(), a.imagesCommand(),
-		a.loadCommand(), a.saveCommand(),
+		a.loadCommand(), a.saveCommand(), a.pushCommand(), a.tagCommand(), a.untagCommand(),
 		a.pullCommand(), a.runCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.portForwardCommand(),
 		a.diffCommand(),
 		a.checkpointCommand(), a.restoreCommand(), a.stopCommand(), a.rmCommand(), a.rmpCommand(), a.rmiCommand(),

@@ -82,7 +82,8 @@ func (v *terminalView) show(s berthapi.Snapshot) {
 
 func layerText(l berthapi.Layer) string {
 	text := fmt.Sprintf("%-12s", l.State)
-	if l.State != berthapi.LayerDownloading && l.State != berthapi.LayerUnpacking || l.Total <= 0 {
+	moving := l.State == berthapi.LayerDownloading || l.State == berthapi.LayerUnpacking || l.State == berthapi.LayerUploading
+	if !moving || l.Total <= 0 {
 		return strings.TrimRight(text, " ")
 	}
 	filled := int(int64(barWidth) * min(l.Done, l.Total) / l.Total)

@@ -25,6 +25,8 @@ const (
 	LayerDone        LayerState = "done"
 	// LayerExists is the state of a layer that was there before the pull.
 	LayerExists LayerState = "exists"
+	// LayerUploading is the state of one that is on its way to a registry.
+	LayerUploading LayerState = "uploading"
 )
 
 // Layer is the progress of one layer. Total and Done count bytes of the

@@ -15,6 +15,8 @@ import (
 
 // echo keeps what is loaded and saves it again.
 type echo struct {
+	TransfersServer // for the calls that it does not answer
+
 	content []byte
 	err     error
 }

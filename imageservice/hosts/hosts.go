@@ -35,6 +35,9 @@ type Host struct {
 
 	Resolve bool // may be asked what a tag means
 	Pull    bool // may be asked for content
+	// Push: may be given content. The registry itself may unless its capabilities leave
+	// it out, a mirror only if they name it.
+	Push bool
 
 	SkipVerify  bool
 	CAs         []string      // files with PEM certificates, added to the system's
@@ -133,7 +136,7 @@ func dockerDir(dir, registry string) (Host, error) {
 
 // upstream is the registry itself, as it is reached without configuration.
 func upstream(registry string) Host {
-	h := Host{Scheme: "https", Addr: registry, Path: "/v2", Resolve: true, Pull: true, Registry: true}
+	h := Host{Scheme: "https", Addr: registry, Path: "/v2", Resolve: true, Pull: true, Push: true, Registry: true}
 	if registry == reference.DefaultDomain {
 		h.Addr = "registry-1.docker.io"
 	}

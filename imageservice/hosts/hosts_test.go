@@ -102,8 +102,8 @@ ca = "server.pem"
 		t.Errorf("%+v", list)
 	}
 	for i, h := range list {
-		if h.Registry != (i == 3) {
-			t.Errorf("host %s: registry %v", h, h.Registry)
+		if h.Registry != (i == 3) || h.Push != (i == 3) {
+			t.Errorf("host %s: registry %v, push %v", h, h.Registry, h.Push)
 		}
 	}
 	if !reflect.DeepEqual(list[3].CAs, []string{filepath.Join(own, "server.pem")}) {

@@ -49,6 +49,9 @@ func parse(content []byte, dir, registry string) ([]Host, []string, error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("host %q: %w", name, err)
 		}
+		if f.Host[name].Capabilities == nil {
+			h.Push = isRegistry(h.Addr, registry)
+		}
 		list = append(list, h)
 	}
 	server, err := f.server(dir, registry)
@@ -114,7 +117,11 @@ func hostOrder(content []byte) ([]string, error) {
 // or the registry itself.
 func (f *file) server(dir, registry string) (Host, error) {
 	if f.Server != "" {
-		return f.host(f.Server, dir)
+		h, err := f.host(f.Server, dir)
+		if f.Capabilities == nil {
+			h.Push = true
+		}
+		return h, err
 	}
 	h := upstream(registry)
 	h.Path = apiPath("", f.OverridePath)
@@ -158,14 +165,16 @@ func (t hostTable) apply(h *Host, dir string) error {
 }
 
 func (h *Host) setCapabilities(list []string) error {
-	h.Resolve, h.Pull = false, false
+	h.Resolve, h.Pull, h.Push = false, false, false
 	for _, c := range list {
 		switch strings.ToLower(c) {
 		case "resolve":
 			h.Resolve = true
 		case "pull":
 			h.Pull = true
-		case "push", "referrers":
+		case "push":
+			h.Push = true
+		case "referrers":
 		default:
 			return fmt.Errorf("key \"capabilities\": unknown capability %q", c)
 		}

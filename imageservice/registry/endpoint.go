@@ -41,6 +41,8 @@ type endpoint struct {
 	agent string
 	// mirrorAuth is set for mirrors in the place of auth, and may be nil.
 	mirrorAuth func(context.Context, reference.Reference) (*authn.AuthConfig, error)
+	// scopes are what a token is asked for.
+	scopes []string
 
 	mu     sync.Mutex // guards the rest
 	scheme string
@@ -57,6 +59,13 @@ func newEndpoint(h hosts.Host, ref reference.Reference, o Options) (*endpoint, e
 		return nil, err
 	}
 	e := &endpoint{host: h, ref: ref, auth: authn.Anonymous, agent: o.UserAgent, scheme: h.Scheme}
+	e.scopes = []string{"repository:" + ref.Path + ":pull"}
+	if o.Push {
+		e.scopes[0] += ",push"
+		for _, from := range o.MountFrom {
+			e.scopes = append(e.scopes, "repository:"+from+":pull")
+		}
+	}
 	if h.Registry && o.Auth != nil {
 		e.auth = authn.FromConfig(*normalizeAuth(o.Auth))
 	}
@@ -205,14 +214,32 @@ func (e *endpoint) head(ctx context.Context, path string, header http.Header) (*
 }
 
 func (e *endpoint) ask(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
-	resp, err := e.send(ctx, method, path, header)
+	return e.expect(ctx, message{method: method, target: path, header: header}, http.StatusOK, http.StatusPartialContent)
+}
+
+// message is a request that can be sent again.
+type message struct {
+	method string
+	// target is a path of the repository, or a URL that the host has named.
+	target string
+	header http.Header
+	// open begins to read the content of size bytes; nil for none.
+	open func() (io.ReadCloser, error)
+	size int64
+}
+
+// expect sends m, with credentials if the host asks for them. The answer has one of the
+// statuses in want.
+func (e *endpoint) expect(ctx context.Context, m message, want ...int) (*http.Response, error) {
+	resp, err := e.send(ctx, m)
 	if isPlainHTTP(err) && e.fallBack() {
-		resp, err = e.send(ctx, method, path, header)
+		resp, err = e.send(ctx, m)
 	}
 	if err != nil {
 		return nil, requestError(err)
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
+	// What a host that we were sent to asks for is none of the registry's business.
+	if resp.StatusCode == http.StatusUnauthorized && resp.Request.URL.Host == e.host.Addr {
 		retry, err := e.logIn(ctx, resp)
 		if err != nil {
 			resp.Body.Close()
@@ -220,12 +247,12 @@ func (e *endpoint) ask(ctx context.Context, method, path string, header http.Hea
 		}
 		if retry {
 			resp.Body.Close()
-			if resp, err = e.send(ctx, method, path, header); err != nil {
+			if resp, err = e.send(ctx, m); err != nil {
 				return nil, requestError(err)
 			}
 		}
 	}
-	if err := checkStatus(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+	if err := checkStatus(resp, want...); err != nil {
 		return nil, err
 	}
 	return resp, nil
@@ -247,27 +274,43 @@ func (e *endpoint) fallBack() bool {
 	return true
 }
 
-func (e *endpoint) send(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
+func (e *endpoint) send(ctx context.Context, m message) (*http.Response, error) {
 	e.mu.Lock()
 	scheme, rt := e.scheme, e.authed
 	e.mu.Unlock()
 	if rt == nil {
 		rt = e
 	}
-	url := scheme + "://" + e.host.Addr + e.host.Path + "/" + e.ref.Path + path
-	if !e.host.Registry {
-		// Mirrors of several registries tell by this which one is meant.
-		url += "?ns=" + e.ref.Domain
+	url := m.target
+	if strings.HasPrefix(url, "/") {
+		url = scheme + "://" + e.host.Addr + e.host.Path + "/" + e.ref.Path + e.forMirror(m.target)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	req, err := http.NewRequestWithContext(ctx, m.method, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	for k, v := range header {
+	for k, v := range m.header {
 		req.Header[k] = v
+	}
+	if m.open != nil && m.size > 0 {
+		if req.Body, err = m.open(); err != nil {
+			return nil, err
+		}
+		req.GetBody, req.ContentLength = m.open, m.size
 	}
 	client := http.Client{Transport: rt, CheckRedirect: checkRedirect}
 	return client.Do(req)
+}
+
+// forMirror tells mirrors of several registries, in the path, which one is meant.
+func (e *endpoint) forMirror(path string) string {
+	if e.host.Registry {
+		return path
+	}
+	if strings.Contains(path, "?") {
+		return path + "&ns=" + e.ref.Domain
+	}
+	return path + "?ns=" + e.ref.Domain
 }
 
 // RoundTrip sends a request as the host's configuration says, and without any of
@@ -345,8 +388,7 @@ func (e *endpoint) logIn(ctx context.Context, challenge *http.Response) (bool, e
 		return false, err
 	}
 	replay := &challengeReplay{scheme: e.scheme, addr: e.host.Addr, header: challenge.Header, next: e}
-	scope := "repository:" + e.ref.Path + ":pull"
-	rt, err := transport.NewWithContext(ctx, reg, auth, replay, []string{scope})
+	rt, err := transport.NewWithContext(ctx, reg, auth, replay, e.scopes)
 	if err != nil {
 		return false, err
 	}

@@ -1,5 +1,6 @@
 // Package registry fetches manifests and blobs of one repository from the hosts
-// that serve it: in their order, with retries, resumption and limits.
+// that serve it: in their order, with retries, resumption and limits. It also brings them
+// to the one host that may be written to.
 package registry
 
 import (
@@ -34,6 +35,10 @@ type Options struct {
 	MinProgress int64
 	// Backoff is the first wait before a retry; the next ones double.
 	Backoff time.Duration
+	// Push asks for the right to write; MountFrom are other repositories of the same
+	// registry, from which blobs may be taken then.
+	Push      bool
+	MountFrom []string
 	// Connections is how many one large blob may be fetched over; 1 is no more than
 	// one.
 	Connections int

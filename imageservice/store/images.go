@@ -246,8 +246,14 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 	if err := s.writeImage(&img, config, manifest); err != nil {
 		return nil, fmt.Errorf("record image %s: %w", img.ID, named(err))
 	}
+	return s.show(&img, replaced), nil
+}
+
+// show makes a recorded image visible, and records those that have lost a name to it. It
+// returns the blobs that nothing refers to any more. commit is held.
+func (s *Store) show(img *Image, replaced *Lease) []digest.Digest {
 	s.mu.Lock()
-	losers, trash := s.install(&img, replaced)
+	losers, trash := s.install(img, replaced)
 	s.unsyncedImages[img.ID] = true
 	for _, l := range losers {
 		s.unsyncedImages[l.ID] = true
@@ -261,7 +267,7 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 			s.log.Warn("record that a name has moved", "image", l.ID, "error", err)
 		}
 	}
-	return trash, nil
+	return trash
 }
 
 // nextNames is the image's present names with refs, numbered anew.
@@ -316,6 +322,9 @@ func (s *Store) install(img *Image, replaced *Lease) (losers []*Image, trash []d
 	s.refBlobs(img.Blobs())
 	if old, ok := s.images[img.ID]; ok {
 		trash = s.unrefBlobs(old.Blobs())
+		for _, n := range old.Names {
+			delete(s.names, n.Ref) // it may not have it any more
+		}
 	}
 	for _, n := range img.Names {
 		owner, ok := s.names[n.Ref]
