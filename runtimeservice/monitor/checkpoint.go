@@ -23,8 +23,9 @@ func (c *Client) Dump(ctx context.Context, id, images string, options CRIUOption
 	return c.doJSON(ctx, protocol.MethodDump, protocol.Dump{ID: id, Images: images, CRIUOptions: options}, nil)
 }
 
-// Thaw lets containers go on. It waits for dumps of them, which end soon, and is
-// idempotent.
+// Thaw lets containers go on. It waits for dumps of them, which end soon. Those that go on
+// already are no obstacle, but ErrFailedPrecondition: they did not stand still until now, so
+// what was read of them is not of one instant. All others go on whatever the error is.
 func (c *Client) Thaw(ctx context.Context, ids []string) error {
 	return c.doJSON(ctx, protocol.MethodThaw, protocol.Frozen{IDs: ids}, nil)
 }

@@ -34,6 +34,13 @@ var buildFlags = []string{
 var group = fmt.Sprintf("/berth-monitor-test-%d", os.Getpid())
 
 func TestMain(m *testing.M) {
+	if isFakeCRIU() {
+		if err := runFakeCRIU(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "the tests of monitor need root")
 		os.Exit(1)

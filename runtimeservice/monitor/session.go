@@ -253,7 +253,7 @@ func (c *Client) do(ctx context.Context, method protocol.Method, body any, fds [
 func repeatable(m protocol.Method) bool {
 	switch m {
 	case protocol.MethodExec, protocol.MethodAttach, protocol.MethodSignal, protocol.MethodUpgrade,
-		protocol.MethodFreeze, protocol.MethodDump:
+		protocol.MethodFreeze, protocol.MethodDump, protocol.MethodThaw:
 		return false
 	}
 	return true

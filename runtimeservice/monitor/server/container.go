@@ -69,6 +69,7 @@ type container struct {
 	reaping   worker
 	ooms      *oomCount // nil before it ran
 	hold      *hold     // while it is frozen
+	entering  int       // processes that are on their way into it; see enter
 	// unfinished are what an earlier monitor noted of the outputs.
 	unfinished [2]*slot
 	// cancelled is set by a Delete that meets a start under way.

@@ -31,8 +31,8 @@ func (s *Server) dump(req *protocol.Dump) error {
 	if h == nil {
 		return fmt.Errorf("dump container %q: it is not frozen: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	h.dumps.RLock()
-	defer h.dumps.RUnlock()
+	h.work.RLock()
+	defer h.work.RUnlock()
 	if err := s.criu.take(h.ctx); err != nil {
 		return fmt.Errorf("dump container %q: %w", c.id, err)
 	}
@@ -42,11 +42,15 @@ func (s *Server) dump(req *protocol.Dump) error {
 	}
 	ticket := s.orphans.begin()
 	defer s.orphans.finish(ticket)
+	stop := whenDone(h.ctx, killCRIU)
 	err = c.keeper().dump(h.ctx, req)
-	// CRIU leaves the processes by itself, or is dead.
-	for deadline := time.Now().Add(tracerTime); len(tracersOf(c.cgroups())) > 0 && time.Now().Before(deadline); {
-		time.Sleep(tracerInterval)
+	stop()
+	if err != nil {
+		// The program of another runtime that was ended leaves its CRIU to us. That would
+		// freeze the container again when it is done.
+		killCRIU()
 	}
+	untrace(c.cgroups())
 	switch {
 	case err == nil:
 		return nil
@@ -57,14 +61,12 @@ func (s *Server) dump(req *protocol.Dump) error {
 	}
 }
 
-// dump of the built-in runtime. libcontainer waits for CRIU without an end, so CRIU is
-// ended when ctx does.
-func (b *builtin) dump(ctx context.Context, req *protocol.Dump) error {
+// dump of the built-in runtime waits for CRIU without an end.
+func (b *builtin) dump(_ context.Context, req *protocol.Dump) error {
 	lib, err := b.c.libcontainer()
 	if err != nil {
 		return err
 	}
-	defer whenDone(ctx, killCRIU)()
 	options := criuOptions(req.CRIUOptions, req.Images, req.Images)
 	options.LeaveRunning = true
 	return lib.Checkpoint(options)

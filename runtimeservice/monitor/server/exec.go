@@ -77,6 +77,7 @@ func (s *Server) tryExec(req *protocol.Exec, stdio [3]*os.File, result int) (ans
 		return answer, nil, err
 	}
 	defer streams.close()
+	defer c.enter()()
 	if err := e.makeCgroup(); err != nil {
 		return answer, nil, err
 	}

@@ -18,14 +18,16 @@ type hold struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	all    []*container
-	// dumps is held in part by dumps of its containers, in whole by the end of the hold.
-	dumps sync.RWMutex
+	// work is held in part by what freezes and dumps the containers, in whole by the end
+	// of the hold: nothing freezes after that.
+	work  sync.RWMutex
 	ended chan struct{}
 }
 
 var (
 	errThawed    = fmt.Errorf("the containers are to go on: %w", context.Canceled)
 	errFreezeEnd = fmt.Errorf("the time for which the containers may stand still is over: %w", context.DeadlineExceeded)
+	errRemoved   = fmt.Errorf("a container is removed: %w", errdefs.ErrFailedPrecondition)
 	errLeft      = fmt.Errorf("the client that had the containers frozen is gone: %w", errdefs.ErrUnavailable)
 )
 
@@ -52,6 +54,7 @@ func (s *Server) freeze(req *protocol.Freeze, gone <-chan struct{}) error {
 		stop()
 		return err
 	}
+	h.work.RLock()
 	go func() {
 		defer stop()
 		select {
@@ -61,12 +64,13 @@ func (s *Server) freeze(req *protocol.Freeze, gone <-chan struct{}) error {
 		}
 		h.end()
 	}()
-	if err := h.freeze(); err != nil {
+	err := h.freeze()
+	h.work.RUnlock()
+	if err != nil {
 		h.cancel(err)
 		<-h.ended
-		return err
 	}
-	return nil
+	return err
 }
 
 // claim makes the hold the one of its containers.
@@ -74,8 +78,9 @@ func (h *hold) claim() error {
 	for i, c := range h.all {
 		if err := c.claimHold(h); err != nil {
 			for _, claimed := range h.all[:i] {
-				claimed.dropHold(h)
+				claimed.dropHold(h, false)
 			}
+			close(h.ended)
 			return fmt.Errorf("freeze container %q: %w", c.id, err)
 		}
 	}
@@ -109,21 +114,64 @@ func (c *container) claimHold(h *hold) error {
 	return nil
 }
 
-// dropHold is the last step of a hold's end.
-func (c *container) dropHold(h *hold) {
+// dropHold is the last step of a hold's end. A container that is still frozen stays so in
+// the record: the next monitor tries again.
+func (c *container) dropHold(h *hold, frozen bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.hold != h {
 		return
 	}
-	c.hold, c.rec.Frozen = nil, false
+	c.hold, c.rec.Frozen = nil, frozen
 	if err := c.save(); err != nil {
 		c.server.log.Error("record that container goes on", "container", c.id, "error", err)
 	}
 }
 
+// enter notes that a process is being put into the container, until leave is called. It
+// waits while the container is held: the process would stand still half-way in, with
+// libcontainer's lock, which a dump needs.
+func (c *container) enter() (leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for h := c.hold; h != nil; h = c.hold {
+		c.mu.Unlock()
+		<-h.ended
+		c.mu.Lock()
+	}
+	c.entering++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.entering--
+	}
+}
+
+// waitEntered returns when no process is on its way into a container of the hold.
+func (h *hold) waitEntered() error {
+	for _, c := range h.all {
+		for c.isEntered() {
+			select {
+			case <-h.ctx.Done():
+				return fmt.Errorf("wait for a process that is being started in container %q: %w", c.id, context.Cause(h.ctx))
+			case <-time.After(freezeInterval):
+			}
+		}
+	}
+	return nil
+}
+
+func (c *container) isEntered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entering > 0
+}
+
 // freeze tells all to stand still before it waits for one.
 func (h *hold) freeze() error {
+	if err := h.waitEntered(); err != nil {
+		return err
+	}
 	for _, wait := range []bool{false, true} {
 		for _, c := range h.all {
 			f, err := freezerOf(c.cgroups())
@@ -143,13 +191,14 @@ func (h *hold) freeze() error {
 
 // end thaws. A dump under way ends first: its context has ended.
 func (h *hold) end() {
-	h.dumps.Lock()
-	defer h.dumps.Unlock()
+	h.work.Lock()
+	defer h.work.Unlock()
 	for _, c := range h.all {
-		if err := c.goOn(); err != nil {
+		err := c.goOn()
+		if err != nil {
 			c.server.log.Error("let container go on", "container", c.id, "error", err)
 		}
-		c.dropHold(h)
+		c.dropHold(h, err != nil)
 	}
 	close(h.ended)
 }
@@ -171,45 +220,46 @@ func (c *container) goOn() error {
 	}
 }
 
-// thaw lets containers go on. It is idempotent.
+// thaw lets containers go on. One that did not stand still until now is an error: what was
+// read meanwhile is not of one instant. All others go on nevertheless.
 func (s *Server) thaw(req *protocol.Frozen) error {
-	holds := map[*hold]bool{}
+	var errs []error
 	for _, id := range req.IDs {
-		s.mu.Lock()
-		c := s.containers[id]
-		s.mu.Unlock()
-		if c == nil {
-			continue
+		h := s.holdOf(id)
+		if h == nil || h.ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("container %q did not stand still all the time: %w", id, errdefs.ErrFailedPrecondition))
 		}
-		c.mu.Lock()
-		if c.hold != nil {
-			holds[c.hold] = true
+		if h != nil {
+			defer func() {
+				h.cancel(errThawed)
+				<-h.ended
+			}()
 		}
-		c.mu.Unlock()
 	}
-	for h := range holds {
-		h.cancel(errThawed)
-		<-h.ended
+	return errors.Join(errs...)
+}
+
+// holdOf is the hold that keeps a container frozen; nil if there is none.
+func (s *Server) holdOf(id string) *hold {
+	s.mu.Lock()
+	c := s.containers[id]
+	s.mu.Unlock()
+	if c == nil {
+		return nil
 	}
-	return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hold
 }
 
 // thawLeft lets a container go on that an earlier monitor had frozen: at once, if CRIU is
 // not at work on it. CRIU notices that nobody listens to it any more, undoes what it did
 // and leaves the container frozen, as it found it.
 func (c *container) thawLeft() {
-	paths := c.cgroups()
-	for deadline := time.Now().Add(tracerTime); len(tracersOf(paths)) > 0; time.Sleep(tracerInterval) {
-		if time.Now().After(deadline) {
-			killTracers(paths)
-		}
-		if time.Now().After(deadline.Add(tracerTime)) {
-			break
-		}
-	}
+	untrace(c.cgroups())
 	err := c.goOn()
 	c.mu.Lock()
-	c.rec.Frozen = false
+	c.rec.Frozen = err != nil
 	err = errors.Join(err, c.save())
 	c.mu.Unlock()
 	if err != nil {

@@ -21,17 +21,18 @@ type freezer struct {
 	frozen, thawed string
 }
 
-// freezerOf finds the freezer of a container's cgroups.
+// freezerOf finds the freezer of a container's cgroups. Where there are hierarchies of both
+// versions it is that of v1, as CRIU is told by libcontainer: it thaws and freezes too.
 func freezerOf(paths map[string]string) (freezer, error) {
+	if dir := paths["freezer"]; dir != "" {
+		file := filepath.Join(dir, "freezer.state")
+		return freezer{control: file, freeze: "FROZEN", thaw: "THAWED", state: file, frozen: "FROZEN", thawed: "THAWED"}, nil
+	}
 	if dir := paths[""]; dir != "" {
 		return freezer{
 			control: filepath.Join(dir, "cgroup.freeze"), freeze: "1", thaw: "0",
 			state: filepath.Join(dir, "cgroup.events"), frozen: "frozen 1", thawed: "frozen 0",
 		}, nil
-	}
-	if dir := paths["freezer"]; dir != "" {
-		file := filepath.Join(dir, "freezer.state")
-		return freezer{control: file, freeze: "FROZEN", thaw: "THAWED", state: file, frozen: "FROZEN", thawed: "THAWED"}, nil
 	}
 	return freezer{}, fmt.Errorf("its cgroup cannot be frozen: %w", errdefs.ErrFailedPrecondition)
 }
@@ -60,8 +61,8 @@ func (f freezer) write(what string) error {
 // freezeInterval is how often a cgroup that is to stand still is looked at.
 const freezeInterval = time.Millisecond
 
-// waitFrozen returns when all processes stand still. The v1 freezer is asked again, since
-// it can get stuck half-way.
+// waitFrozen returns when all processes stand still. They go on for an instant now and then:
+// the v1 freezer gets stuck if it stops a thread that another, in execve, waits for.
 func (f freezer) waitFrozen(ctx context.Context) error {
 	for tries := 0; ; tries++ {
 		data, err := os.ReadFile(f.state)
@@ -72,7 +73,7 @@ func (f freezer) waitFrozen(ctx context.Context) error {
 			return nil
 		}
 		if tries%32 == 31 {
-			if err := f.write(f.freeze); err != nil {
+			if err := errors.Join(f.write(f.thaw), f.write(f.freeze)); err != nil {
 				return err
 			}
 		}

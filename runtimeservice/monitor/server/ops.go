@@ -231,6 +231,11 @@ func (s *Server) remove(id string) error {
 	c.cancelStart()
 	c.removing.Lock()
 	defer c.removing.Unlock()
+	if h := s.holdOf(id); h != nil {
+		// Processes do not end as long as CRIU traces them.
+		h.cancel(errRemoved)
+		<-h.ended
+	}
 	if c.startErr != nil || c.isDeleted() {
 		return nil
 	}

@@ -19,7 +19,26 @@ const (
 	tracerInterval = 20 * time.Millisecond
 )
 
-// tracersOf returns the processes that trace those of a cgroup.
+// untrace waits until CRIU has left the processes of a container, as it does by itself when
+// it is done or nobody talks to it any more. It is ended where that takes too long: the
+// kernel lets the processes go on then, and what CRIU has put into them goes too.
+func untrace(paths map[string]string) {
+	end := time.Now().Add(tracerTime)
+	for {
+		tracers := tracersOf(paths)
+		if len(tracers) == 0 || time.Now().After(end.Add(tracerTime)) {
+			return
+		}
+		if time.Now().After(end) {
+			for _, pid := range tracers {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		time.Sleep(tracerInterval)
+	}
+}
+
+// tracersOf returns the processes that trace those of a cgroup and are CRIU.
 func tracersOf(paths map[string]string) []int {
 	pids, err := processesOf(paths)
 	if err != nil {
@@ -31,21 +50,16 @@ func tracersOf(paths map[string]string) []int {
 		if err != nil {
 			continue
 		}
-		if tracer, err := strconv.Atoi(value); err == nil && tracer > 0 {
+		if tracer, err := strconv.Atoi(value); err == nil && tracer > 0 && isCRIU(tracer) {
 			tracers = append(tracers, tracer)
 		}
 	}
 	return tracers
 }
 
-// killTracers ends what traces the processes of a cgroup and is called criu. The kernel
-// lets those go on then, and what CRIU has put into them goes when nobody talks to it.
-func killTracers(paths map[string]string) {
-	for _, pid := range tracersOf(paths) {
-		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(name)) == criuName {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
+func isCRIU(pid int) bool {
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSpace(string(name)) == criuName
 }
 
 // killCRIU ends the children of this process that are CRIU. Whoever calls it has
@@ -55,8 +69,7 @@ func killCRIU() {
 	for _, list := range lists {
 		data, _ := os.ReadFile(list)
 		for _, field := range strings.Fields(string(data)) {
-			name, _ := os.ReadFile("/proc/" + field + "/comm")
-			if pid, err := strconv.Atoi(field); err == nil && strings.TrimSpace(string(name)) == criuName {
+			if pid, err := strconv.Atoi(field); err == nil && isCRIU(pid) {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}
 		}

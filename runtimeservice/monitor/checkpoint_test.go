@@ -1,0 +1,293 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// newEnvWith is newEnv for a monitor that finds this CRIU.
+func newEnvWith(t *testing.T, criu *fakeCRIU) *env {
+	t.Helper()
+	e := &env{t: t, dir: filepath.Join(t.TempDir(), "state"), exits: map[string][]Exit{}, told: make(chan struct{}, 1000)}
+	t.Cleanup(e.end)
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ready, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	cmd := exec.Command(binary, "serve", e.dir, group+"/monitor")
+	cmd.Env, cmd.ExtraFiles = []string{"PATH=" + criu.dir}, []*os.File{end}
+	err = cmd.Run()
+	end.Close()
+	var text [2]byte
+	if _, readErr := ready.Read(text[:]); err != nil || readErr != nil || string(text[:]) != "ok" {
+		t.Fatalf("start monitor: %v, %v, %q", err, readErr, text)
+	}
+	e.connect()
+	return e
+}
+
+// counting starts a container that counts on its output.
+func (e *env) counting() string {
+	return e.start("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done").ID
+}
+
+func (e *env) frozen(id string) bool {
+	e.t.Helper()
+	for file, thawed := range map[string]string{
+		filepath.Join("/sys/fs/cgroup/freezer", group, id, "freezer.state"): "THAWED",
+		filepath.Join("/sys/fs/cgroup", group, id, "cgroup.freeze"):         "0",
+	} {
+		if data, err := os.ReadFile(file); err == nil {
+			return strings.TrimSpace(string(data)) != thawed
+		}
+	}
+	e.t.Fatal("the container has no freezer")
+	return false
+}
+
+// goesOn fails unless containers are not frozen, or come to be so, and their output grows.
+func (e *env) goesOn(ids ...string) {
+	e.t.Helper()
+	for _, id := range ids {
+		log := filepath.Join(filepath.Dir(e.dir), id+".log")
+		before := len(logText(e.t, log))
+		eventually(e.t, func() error {
+			if e.frozen(id) {
+				return fmt.Errorf("container %s is frozen", id)
+			}
+			if len(logText(e.t, log)) <= before {
+				return fmt.Errorf("container %s does not go on", id)
+			}
+			return nil
+		})
+	}
+}
+
+func (e *env) freeze(longest time.Duration, ids ...string) {
+	e.t.Helper()
+	if err := e.client.Freeze(e.ctx(), ids, longest); err != nil {
+		e.t.Fatal(err)
+	}
+	for _, id := range ids {
+		if !e.frozen(id) {
+			e.t.Errorf("container %s is not frozen", id)
+		}
+	}
+}
+
+func wantKind(t *testing.T, what string, err, kind error) {
+	t.Helper()
+	if !errors.Is(err, kind) {
+		t.Errorf("%s: error %v, want %v", what, err, kind)
+	}
+}
+
+func TestFrozenUntilAllAreDumped(t *testing.T) {
+	e := newEnvWith(t, newFakeCRIU(t))
+	a, b := e.counting(), e.counting()
+	e.freeze(time.Minute, a, b)
+	for _, id := range []string{a, b} {
+		images := t.TempDir()
+		if err := e.client.Dump(e.ctx(), id, images, CRIUOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(images, "inventory.img")); err != nil {
+			t.Error(err)
+		}
+		if !e.frozen(a) || !e.frozen(b) {
+			t.Errorf("after the dump of %s: frozen are %v, %v", id, e.frozen(a), e.frozen(b))
+		}
+	}
+	if err := e.client.Thaw(e.ctx(), []string{a, b}); err != nil {
+		t.Error(err)
+	}
+	e.goesOn(a, b)
+	wantKind(t, "dump of one that goes on", e.client.Dump(e.ctx(), a, t.TempDir(), CRIUOptions{}), errdefs.ErrFailedPrecondition)
+	wantKind(t, "thaw of what goes on", e.client.Thaw(e.ctx(), []string{a}), errdefs.ErrFailedPrecondition)
+}
+
+// Whatever ends a checkpoint, both containers go on: the one that CRIU is at work on, and
+// the other.
+func TestNothingStaysFrozen(t *testing.T) {
+	const long = time.Minute
+	for name, test := range map[string]struct {
+		mode    string
+		longest time.Duration
+		// cut ends what is under way; nil if it ends by itself, and then thaws.
+		cut  func(e *env, ids ...string)
+		want error
+	}{
+		"the dump fails":                     {mode: fails, longest: long, want: errdefs.ErrFailedPrecondition},
+		"CRIU dies":                          {mode: dies, longest: long, want: errdefs.ErrFailedPrecondition},
+		"the time is over":                   {mode: hangs, longest: 2 * time.Second, cut: func(*env, ...string) {}, want: context.DeadlineExceeded},
+		"the time is over, CRIU would end":   {mode: lingers, longest: 2 * time.Second, cut: func(*env, ...string) {}, want: context.DeadlineExceeded},
+		"the client does not want it":        {mode: hangs, longest: long, cut: (*env).thaw, want: context.Canceled},
+		"the client is gone":                 {mode: hangs, longest: long, cut: func(e *env, _ ...string) { e.disconnect(); e.connect() }},
+		"the monitor is killed":              {mode: hangs, longest: long, cut: func(e *env, _ ...string) { e.killMonitor() }},
+		"the monitor is killed, CRIU ends":   {mode: lingers, longest: long, cut: func(e *env, _ ...string) { e.killMonitor() }},
+		"both are killed":                    {mode: lingers, longest: long, cut: func(e *env, _ ...string) { pid := e.pid(); e.disconnect(); killMonitor(pid); e.connect() }},
+		"the container is removed meanwhile": {mode: hangs, longest: long, cut: (*env).remove},
+	} {
+		t.Run(name, func(t *testing.T) {
+			criu := newFakeCRIU(t)
+			criu.set(test.mode)
+			e := newEnvWith(t, criu)
+			a, b := e.counting(), e.counting()
+			e.freeze(test.longest, a, b)
+			done := make(chan error, 1)
+			client := e.client
+			go func() { done <- client.Dump(context.Background(), a, t.TempDir(), CRIUOptions{}) }()
+			if test.cut != nil {
+				eventually(t, func() error {
+					_, err := os.Stat(filepath.Join(criu.dir, test.mode))
+					return err
+				})
+				test.cut(e, a, b)
+			}
+			err := <-done
+			if err == nil || test.want != nil && !errors.Is(err, test.want) {
+				t.Errorf("dump: error %v, want %v", err, test.want)
+			}
+			if test.cut == nil {
+				e.thaw(a, b)
+			}
+			criu.write("go", "")
+			criu.waitGone()
+			all, err := e.client.List(e.ctx())
+			if err != nil || len(all) == 0 {
+				t.Errorf("containers %s, %v", dump(all), err)
+			}
+			for _, c := range all {
+				e.goesOn(c.ID)
+			}
+		})
+	}
+}
+
+// A process that is started in a container while that stands still would, half-way in, keep
+// the dump waiting, and that the process: for ever.
+func TestProcessesAreNotStartedInWhatIsFrozen(t *testing.T) {
+	e := newEnvWith(t, newFakeCRIU(t))
+	id := e.counting()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if out, _, exit := e.exec(id, "", "echo", "done"); out != "done\n" || exit.Code != 0 {
+				t.Errorf("exec: %q, %s", out, dump(exit))
+			}
+		}
+	}()
+	for range 10 {
+		e.freeze(time.Minute, id)
+		if err := e.client.Dump(e.ctx(), id, t.TempDir(), CRIUOptions{}); err != nil {
+			t.Error(err)
+		}
+		e.thaw(id)
+	}
+	close(stop)
+	<-ended
+	e.goesOn(id)
+}
+
+// A client that leaves while containers are being frozen, at whatever point.
+func TestFreezeForAClientThatLeaves(t *testing.T) {
+	e := newEnvWith(t, newFakeCRIU(t))
+	ids := []string{e.counting(), e.counting(), e.counting()}
+	e.freeze(time.Minute, ids...) // CRIU is known to work from now on
+	e.thaw(ids...)
+	for i := range 20 {
+		client, done := e.client, make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = client.Freeze(context.Background(), ids, time.Minute)
+		}()
+		time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+		e.disconnect()
+		<-done
+		e.connect()
+		e.goesOn(ids...)
+	}
+}
+
+func TestFreezeOfAllOrNone(t *testing.T) {
+	e := newEnvWith(t, newFakeCRIU(t))
+	a, b := e.counting(), e.counting()
+	ended := e.start("exit 0").ID
+	e.waitExit(ended)
+	e.freeze(time.Minute, b)
+	for name, test := range map[string]struct {
+		other string
+		want  error
+	}{
+		"one that has ended":     {ended, errdefs.ErrNotFound},
+		"one that there is not":  {"none", errdefs.ErrNotFound},
+		"one that is frozen":     {b, errdefs.ErrFailedPrecondition},
+		"the same one once more": {a, errdefs.ErrFailedPrecondition},
+	} {
+		wantKind(t, name, e.client.Freeze(e.ctx(), []string{a, test.other}, time.Minute), test.want)
+		e.goesOn(a)
+		if !e.frozen(b) {
+			t.Errorf("%s: another client's container goes on", name)
+		}
+	}
+	e.thaw(b)
+	e.goesOn(b)
+}
+
+func TestFreezeWithoutAUsableCRIU(t *testing.T) {
+	for name, test := range map[string]struct{ mode, says string }{
+		"there is none":    {"", "not installed"},
+		"it is too old":    {tooOld, "too old"},
+		"not on this node": {useless, "not on this kernel"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			criu := newFakeCRIU(t)
+			criu.set(test.mode)
+			if test.mode == "" {
+				criu.dir = t.TempDir()
+			}
+			e := newEnvWith(t, criu)
+			id := e.counting()
+			err := e.client.Freeze(e.ctx(), []string{id}, time.Minute)
+			wantKind(t, "freeze", err, errdefs.ErrFailedPrecondition)
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("error %v", err)
+			}
+			e.goesOn(id)
+		})
+	}
+}
+
+func (e *env) thaw(ids ...string) {
+	e.t.Helper()
+	if err := e.client.Thaw(e.ctx(), ids); err != nil {
+		e.t.Error(err)
+	}
+}
+
+// remove removes the first container.
+func (e *env) remove(ids ...string) {
+	e.t.Helper()
+	if err := e.client.Delete(e.ctx(), ids[0]); err != nil {
+		e.t.Error(err)
+	}
+}
