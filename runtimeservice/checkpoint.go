@@ -32,7 +32,7 @@ type Checkpoints interface {
 	Freeze(ctx context.Context, ids []string, longest time.Duration) error
 	// Dump writes CRIU's images of a frozen container into an existing directory.
 	Dump(ctx context.Context, id, images string, options monitor.CRIUOptions) error
-	// Thaw lets them go on; idempotent.
+	// Thaw lets them go on; ErrFailedPrecondition if one of them did already.
 	Thaw(ctx context.Context, ids []string) error
 }
 
@@ -76,8 +76,9 @@ type dumped struct {
 
 // dumpAll writes the checkpoints of containers of one pod, all as they are at one instant:
 // every one is frozen before the first is looked at, and goes on after the last, whatever
-// happens. It returns when they go on.
-func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRIUOptions) error {
+// happens. It returns when they go on. It is an error if one did not stand still all the
+// time.
+func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRIUOptions) (err error) {
 	ids := make([]string, len(all))
 	for i, d := range all {
 		ids[i] = d.c.id
@@ -93,11 +94,13 @@ func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRI
 	if longest <= 0 {
 		return context.DeadlineExceeded
 	}
-	defer s.thaw(ctx, ids)
-	freezing, frozen := operation.Stage(ctx, "freeze")
-	err := s.opts.Processes.Freeze(freezing, ids, longest)
-	frozen(err)
-	if err != nil {
+	// Also after an error of the freezing: it can be on its way.
+	defer func() {
+		if thawed := s.thaw(ctx, ids); err == nil {
+			err = thawed
+		}
+	}()
+	if err := operation.Do(ctx, "freeze", func(ctx context.Context) error { return s.opts.Processes.Freeze(ctx, ids, longest) }); err != nil {
 		return err
 	}
 	for _, d := range all {
@@ -109,12 +112,10 @@ func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRI
 }
 
 // thaw does not depend on the request. Whatever fails, the monitor thaws in time.
-func (s *Service) thaw(ctx context.Context, ids []string) {
+func (s *Service) thaw(ctx context.Context, ids []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
-	if err := operation.Do(ctx, "thaw", func(ctx context.Context) error { return s.opts.Processes.Thaw(ctx, ids) }); err != nil {
-		s.log.Error("let containers go on after a checkpoint; the monitor does so by itself", "containers", ids, "error", err)
-	}
+	return operation.Do(ctx, "thaw", func(ctx context.Context) error { return s.opts.Processes.Thaw(ctx, ids) })
 }
 
 // dumpOne writes all of a frozen container.

@@ -131,7 +131,7 @@ func (n *node) open() *Service {
 	n.t.Helper()
 	s, err := New(Options{
 		Root: n.root, State: n.state,
-		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, Network: n.network, Plugins: n.plugins, Labels: n.labels, Processes: n.monitor,
+		Images: fakeImages{&n.faults}, RootFilesystems: n.rootfs, Volumes: n.rootfs, WritableLayers: n.rootfs, Network: n.network, Plugins: n.plugins, Labels: n.labels, Processes: n.monitor,
 		Host: &spec.Host{}, Namespaces: n.namespaces, Mounter: n.mounts, BootID: n.bootID,
 		BuildSpec:  func(ctx context.Context, in spec.Input) (*specs.Spec, *spec.Resolved, error) { return n.build(ctx, in) },
 		CgroupRoot: n.root, Logger: n.log,
@@ -156,7 +156,7 @@ func (n *node) startToBeKilled() *Service {
 // assertEmpty fails the test for whatever is left on the node.
 func (n *node) assertEmpty() {
 	n.t.Helper()
-	for _, dir := range []string{n.root + "/sandboxes", n.root + "/containers", n.root + "/specs", n.state + "/sandboxes", n.state + "/containers"} {
+	for _, dir := range []string{n.root + "/sandboxes", n.root + "/containers", n.root + "/specs", n.root + "/checkpoints", n.state + "/sandboxes", n.state + "/containers"} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			n.t.Fatal(err)
@@ -192,8 +192,9 @@ type fakeMonitor struct {
 	attach  func(monitor.AttachRequest) (<-chan struct{}, error)
 	updates []*specs.LinuxResources
 
-	checkpoints        []string
-	freezeErr, dumpErr error
+	// checkpoints are the calls about checkpoints, restored the containers that went on from
+	// one.
+	checkpoints, restored []string
 }
 
 func (m *fakeMonitor) setOnExit(fn func(monitor.Exit)) {
@@ -257,6 +258,9 @@ func (m *fakeMonitor) Start(ctx context.Context, req monitor.StartRequest) (moni
 		return monitor.Started{}, err
 	}
 	started := m.run(req.ID)
+	if req.Restore != nil {
+		m.restored = append(m.restored, req.ID)
+	}
 	for _, client := range req.Attach {
 		ended, err := m.attach(client)
 		if err != nil {
@@ -306,28 +310,26 @@ func (m *fakeMonitor) Signal(ctx context.Context, id string, signal syscall.Sign
 	return nil
 }
 
-func (m *fakeMonitor) Freeze(_ context.Context, ids []string, _ time.Duration) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.checkpoints = append(m.checkpoints, "freeze "+strings.Join(ids, " "))
-	return m.freezeErr
+func (m *fakeMonitor) Freeze(ctx context.Context, ids []string, _ time.Duration) error {
+	return m.note(ctx, "freeze", ids...)
 }
 
-func (m *fakeMonitor) Dump(_ context.Context, id, images string, _ monitor.CRIUOptions) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.checkpoints = append(m.checkpoints, "dump "+id)
-	if m.dumpErr != nil {
-		return m.dumpErr
+func (m *fakeMonitor) Dump(ctx context.Context, id, images string, _ monitor.CRIUOptions) error {
+	if err := m.note(ctx, "dump", id); err != nil {
+		return err
 	}
 	return os.WriteFile(filepath.Join(images, "inventory.img"), []byte("image"), 0o644)
 }
 
-func (m *fakeMonitor) Thaw(_ context.Context, ids []string) error {
+func (m *fakeMonitor) Thaw(ctx context.Context, ids []string) error {
+	return m.note(ctx, "thaw", ids...)
+}
+
+func (m *fakeMonitor) note(ctx context.Context, step string, ids ...string) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.checkpoints = append(m.checkpoints, "thaw "+strings.Join(ids, " "))
-	return nil
+	m.checkpoints = append(m.checkpoints, step+" "+strings.Join(ids, " "))
+	m.mu.Unlock()
+	return m.at(ctx, step, ids[0])
 }
 
 func (m *fakeMonitor) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
@@ -430,6 +432,8 @@ type fakeRootfs struct {
 	mu      sync.Mutex
 	mounted map[string]string
 	kept    map[string]bool
+	// changes are what root file systems were mounted with.
+	changes []string
 	// label and userns are those of the last mount.
 	label, userns string
 	// noUserNamespaces is why there are none.
@@ -453,6 +457,26 @@ func (r *fakeRootfs) MountRootfs(ctx context.Context, id, image, at, label, user
 	r.mounted[id], r.kept[id], r.label, r.userns = at, true, label, userns
 	r.mu.Unlock()
 	return r.at(ctx, "mount", id)
+}
+
+func (r *fakeRootfs) ExportRootfs(ctx context.Context, id string, w io.Writer) error {
+	if err := r.at(ctx, "export", id); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "changes of "+id)
+	return err
+}
+
+func (r *fakeRootfs) MountRootfsFrom(ctx context.Context, id, image, at, label string, changes io.ReadSeeker) error {
+	text, err := io.ReadAll(changes)
+	r.mu.Lock()
+	r.changes = append(r.changes, string(text))
+	r.mu.Unlock()
+	return errors.Join(err, r.MountRootfs(ctx, id, image, at, label, ""))
+}
+
+func (r *fakeRootfs) CheckpointOf(_ context.Context, image string) (bool, error) {
+	return strings.HasPrefix(image, "checkpoint"), nil
 }
 
 func (r *fakeRootfs) ProbeUserNamespaces(string) error { return r.noUserNamespaces }

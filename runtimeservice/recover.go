@@ -113,12 +113,13 @@ func (s *Service) takeUpSandbox(sb *sandbox) error {
 			if err != nil {
 				return err
 			}
-		} else if !rec.Delivered {
+		} else if !rec.Delivered && !rec.Restoring {
 			s.runs.Keep(sb.key, sb.id)
 		}
 	}
 	switch rec := sb.rec.Load(); {
-	case rec.State == record.Removing:
+	case rec.State == record.Removing || rec.Restoring:
+		// Nobody was told of one that was being restored.
 		s.leave(leftover{id: sb.id, purge: func(ctx context.Context, _ string) error {
 			return s.whole(ctx, sb, s.removeSandbox)
 		}})

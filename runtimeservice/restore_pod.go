@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/checkpoint"
+	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
 // RestorePod makes a sandbox and containers of the checkpoint of a pod, which it copies
@@ -21,7 +22,7 @@ import (
 // it is ErrFailedPrecondition.
 //
 // After an error, and when ctx ends, the sandbox and all containers are removed before it
-// returns.
+// returns; what a kill leaves is removed by the next start.
 func (s *Service) RestorePod(ctx context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, runSandboxTimeout)
 	defer cancel()
@@ -143,7 +144,7 @@ func (s *Service) makePod(ctx context.Context, req *runtimeapi.RestorePodRequest
 		return nil, fmt.Errorf("sandbox exists with ID %s: %w", id, errdefs.ErrAlreadyExists)
 	}
 	// A sandbox that appeared when nobody waits for it any more would be nobody's.
-	id, mine, err := s.runPodSandbox(context.WithoutCancel(ctx), req.GetConfig(), req.GetRuntimeHandler())
+	id, mine, err := s.runPodSandbox(context.WithoutCancel(ctx), req.GetConfig(), req.GetRuntimeHandler(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -151,9 +152,6 @@ func (s *Service) makePod(ctx context.Context, req *runtimeapi.RestorePodRequest
 		return nil, fmt.Errorf("sandbox exists with ID %s: %w", id, errdefs.ErrAlreadyExists)
 	}
 	defer func() {
-		if err == nil {
-			err = ctx.Err()
-		}
 		if err != nil {
 			err = errors.Join(err, s.RemovePodSandbox(context.WithoutCancel(ctx), id))
 		}
@@ -172,7 +170,10 @@ func (s *Service) makePod(ctx context.Context, req *runtimeapi.RestorePodRequest
 			Name: config.GetMetadata().GetName(), ContainerId: created,
 		})
 	}
-	return resp, nil
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return resp, sb.update(func(rec *record.Sandbox) { rec.Restoring = false })
 }
 
 // createFrom is CreateContainer for a container of a pod that is restored.

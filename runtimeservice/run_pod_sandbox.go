@@ -33,13 +33,13 @@ import (
 // been removed the error is ErrAlreadyExists. After an error nothing is left,
 // except perhaps a debt of the network.
 func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	id, _, err := s.runPodSandbox(ctx, config, handler)
+	id, _, err := s.runPodSandbox(ctx, config, handler, false)
 	return id, err
 }
 
 // runPodSandbox is RunPodSandbox. mine tells that this call made the sandbox: it joined no
-// other one.
-func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string) (id string, mine bool, err error) {
+// other one. With restoring the next start removes it, unless that is taken from its record.
+func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler string, restoring bool) (id string, mine bool, err error) {
 	runtime, err := s.opts.Handlers.Resolve(handler)
 	if err != nil {
 		return "", false, fmt.Errorf("runtime_handler: %w", err)
@@ -64,7 +64,7 @@ func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 		}
 		ctx, cancel := context.WithTimeout(ctx, runSandboxTimeout)
 		defer cancel()
-		return s.runSandbox(ctx, config, handler, runtime)
+		return s.runSandbox(ctx, config, handler, runtime, restoring)
 	})
 	if err != nil {
 		return "", false, fmt.Errorf("run sandbox of pod %s: %w", key, err)
@@ -86,7 +86,7 @@ func (s *Service) sandboxDelivered(id string) {
 }
 
 // runSandbox makes the sandbox, or undoes what it has made of it.
-func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler, runtime string) (id string, err error) {
+func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxConfig, handler, runtime string, restoring bool) (id string, err error) {
 	ctx, timings := collectStart(ctx)
 	if _, err := s.sandboxHandler(ctx, config, runtime); err != nil {
 		return "", err
@@ -95,6 +95,7 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 	if err != nil {
 		return "", err
 	}
+	rec.Restoring = restoring
 	if err := s.labelSandbox(rec, config); err != nil {
 		return "", err
 	}

@@ -46,6 +46,8 @@ type Sandbox struct {
 	CreatedAt int64  `json:"createdAt"`
 	// Delivered is set once a caller has had the ID as an answer.
 	Delivered bool `json:"delivered,omitempty"`
+	// Restoring is set as long as RestorePod makes the sandbox and its containers.
+	Restoring bool `json:"restoring,omitempty"`
 	// Handler is the one that was asked for, Runtime the one that this came to.
 	Handler string `json:"handler,omitempty"`
 	Runtime string `json:"runtime,omitempty"`
