@@ -30,7 +30,7 @@ pids=()
 # A file system of its own: ext4 passes over inodes that were freed a moment ago, so what
 # other programs removed would slow down whoever makes files here. What belongs on /run is
 # on a tmpfs, as there.
-truncate -s 20G "$work.img"
+truncate -s 40G "$work.img"
 mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$work.img"
 mount -o loop "$work.img" "$work"
 mkdir -p "$work/run" "$work/tmp"
