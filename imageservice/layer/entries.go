@@ -89,7 +89,7 @@ func (t *treeWriter) create(e entry, op string, f func() error) error {
 // replace removes what the archive wrote before under the same name.
 func (t *treeWriter) replace(e entry) error {
 	// The path of another directory may have led through it. e.parent stays open.
-	t.lastName = ""
+	t.parents.forget()
 	if err := t.files.wait(); err != nil {
 		return err
 	}
@@ -151,24 +151,19 @@ func (t *treeWriter) regular(e entry, r io.Reader) error {
 // all of a small one, is written beside the next entries.
 func (t *treeWriter) content(f newFile, r io.Reader) error {
 	for {
-		part := newChunk(1)
-		n, err := io.ReadFull(r, part.space()[:min(chunkSize, f.hdr.Size-f.offset)])
-		if err != nil {
-			part.release()
+		part := t.files.space(min(chunkSize, f.hdr.Size-f.offset))
+		if _, err := io.ReadFull(r, part); err != nil {
 			return errors.Join(contentError(err), unix.Close(f.fd))
 		}
-		part.n = n
-		if f.offset+int64(n) == f.hdr.Size {
+		if f.offset+int64(len(part)) == f.hdr.Size {
 			f.tail = part
-			return t.files.write(f)
+			return t.files.add(f)
 		}
-		err = pwriteAll(f.fd, part.bytes(), f.offset)
-		part.release()
-		if err != nil {
+		if err := pwriteAll(f.fd, part, f.offset); err != nil {
 			unix.Close(f.fd)
 			return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
 		}
-		f.offset += int64(n)
+		f.offset += int64(len(part))
 	}
 }
 

@@ -11,30 +11,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFileWriters bounds the files of one layer that are finished side by side.
-// Each holds a chunk and a descriptor.
-const maxFileWriters = 8
+const (
+	// maxFileWriters bounds the batches of one layer that are finished side by side.
+	// Each holds a chunk.
+	maxFileWriters = 8
+	// maxBatch bounds the files of a batch, each of which holds a descriptor.
+	maxBatch = 32
+)
 
 // newFile is a file that has its name and not yet all of its content and
 // attributes.
 type newFile struct {
 	fd     int
 	hdr    *tar.Header
-	offset int64  // where tail belongs
-	tail   *chunk // may be nil
+	offset int64 // where tail belongs
+	tail   []byte
 }
 
 // finish writes the tail, sets owner, mode, attributes and times, and closes.
 func (f newFile) finish() error {
 	err := failpoint.Hit("layer/file")
-	if f.tail != nil {
-		if err == nil {
-			err = pwriteAll(f.fd, f.tail.bytes(), f.offset)
-		}
-		f.tail.release()
-		if err != nil {
-			err = &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
-		}
+	if err == nil {
+		err = pwriteAll(f.fd, f.tail, f.offset)
+	}
+	if err != nil {
+		err = &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
 	}
 	if err == nil {
 		err = setOwnerModeXattrs(f.fd, f.hdr)
@@ -46,10 +47,29 @@ func (f newFile) finish() error {
 	return errors.Join(err, unix.Close(f.fd))
 }
 
+// batch is files that are finished by the same hands: to pass on a small one costs
+// as much as a system call. Their tails lie in one chunk.
+type batch struct {
+	files []newFile
+	tails *chunk
+}
+
+func (b *batch) finish() error {
+	var first error
+	for _, f := range b.files {
+		if err := f.finish(); first == nil {
+			first = err
+		}
+	}
+	b.tails.release()
+	return first
+}
+
 // fileWriters finish files on other cores while the caller goes on with the
 // archive. Only names need the archive's order: what happens to a file's inode
 // does not show in its directory. The zero value is ready; it is for one caller.
 type fileWriters struct {
+	next  *batch // being filled; nil for an empty one
 	wg    sync.WaitGroup
 	slots chan struct{}
 
@@ -57,8 +77,34 @@ type fileWriters struct {
 	err error // the first
 }
 
-// write finishes f, soon. It returns the error of an earlier one, if there is.
-func (w *fileWriters) write(f newFile) error {
+// space returns room for n bytes, at most chunkSize, which are the tail of the file
+// that is added next, or the caller's until then.
+func (w *fileWriters) space(n int64) []byte {
+	if w.next != nil && w.next.tails.n+int(n) > chunkSize {
+		w.pass()
+	}
+	if w.next == nil {
+		w.next = &batch{tails: newChunk(1)}
+	}
+	at := w.next.tails.n
+	return w.next.tails.buf[at : at+int(n)]
+}
+
+// add finishes f, soon, whose tail is in what space returned. It returns the error of
+// an earlier file, if there is.
+func (w *fileWriters) add(f newFile) error {
+	w.next.files = append(w.next.files, f)
+	w.next.tails.n += len(f.tail)
+	if len(w.next.files) == maxBatch {
+		w.pass()
+	}
+	return w.failed()
+}
+
+// pass has the batch finished that was being filled.
+func (w *fileWriters) pass() {
+	b := w.next
+	w.next = nil
 	if w.slots == nil {
 		w.slots = make(chan struct{}, min(maxFileWriters, runtime.GOMAXPROCS(0)))
 	}
@@ -66,14 +112,11 @@ func (w *fileWriters) write(f newFile) error {
 	case w.slots <- struct{}{}:
 		w.wg.Go(func() {
 			defer func() { <-w.slots }()
-			w.note(f.finish())
+			w.note(b.finish())
 		})
 	default: // all are busy: so is the caller
-		w.note(f.finish())
+		w.note(b.finish())
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err
 }
 
 func (w *fileWriters) note(err error) {
@@ -87,10 +130,17 @@ func (w *fileWriters) note(err error) {
 	}
 }
 
-// wait returns when all files are finished, with the first error of any.
-func (w *fileWriters) wait() error {
-	w.wg.Wait()
+func (w *fileWriters) failed() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.err
+}
+
+// wait returns when all files are finished, with the first error of any.
+func (w *fileWriters) wait() error {
+	if w.next != nil {
+		w.pass()
+	}
+	w.wg.Wait()
+	return w.failed()
 }

@@ -151,6 +151,48 @@ func TestThroughDanglingLink(t *testing.T) {
 	}
 }
 
+// A directory that was written to a while ago gives way to a link: what comes after
+// goes where the link leads.
+func TestThroughReplacedDirectory(t *testing.T) {
+	entries := []imagetest.Entry{imagetest.File("a/deep/1", "1", 0o644), imagetest.File("b/deep/1", "1", 0o644)}
+	for i := range maxOpenDirs + 10 {
+		entries = append(entries, imagetest.File(fmt.Sprintf("d%d/f", i), "f", 0o644), imagetest.File(fmt.Sprintf("a/deep/f%d", i), "f", 0o644))
+	}
+	entries = append(entries, imagetest.Symlink("a", "b"), imagetest.File("a/deep/2", "2", 0o644), imagetest.File("d0/2", "2", 0o644))
+	dir, _ := mustUnpack(t, entries...)
+	for _, name := range []string{"b/deep/1", "b/deep/2", "d0/f", "d0/2", fmt.Sprintf("d%d/f", maxOpenDirs+9)} {
+		if st := stat(t, filepath.Join(dir, name)); st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != 1 {
+			t.Errorf("%s has mode %o, size %d", name, st.Mode, st.Size)
+		}
+	}
+	if target, err := os.Readlink(filepath.Join(dir, "a")); err != nil || target != "b" {
+		t.Errorf("a leads to %q, %v", target, err)
+	}
+}
+
+// Files of every size around those of the buffers, one after the other, hold what the
+// archive says.
+func TestFileSizes(t *testing.T) {
+	var entries []imagetest.Entry
+	sizes := []int{0, 1, 3000, chunkSize - 1, chunkSize, chunkSize + 1, 2 * chunkSize, 2*chunkSize + 5, 0, 100_000, 200_000}
+	content := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), sizes[i%len(sizes)]) }
+	const files = 5 * maxBatch
+	for i := range files {
+		entries = append(entries, imagetest.File(fmt.Sprint(i), content(i), 0o640).Owned(i, i+1))
+	}
+	dir, _ := mustUnpack(t, entries...)
+	for i := range files {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != content(i) {
+			t.Errorf("file %d has %d bytes of %d, or others: %v", i, len(got), len(content(i)), err)
+		}
+		if st := stat(t, path); st.Mode&0o7777 != 0o640 || st.Uid != uint32(i) || st.Gid != uint32(i+1) || st.Mtim.Sec != imagetest.Epoch.Unix() {
+			t.Errorf("file %d has %o %d:%d %d", i, st.Mode, st.Uid, st.Gid, st.Mtim.Sec)
+		}
+	}
+}
+
 func TestCompressions(t *testing.T) {
 	archive := imagetest.Tar(imagetest.File("f", strings.Repeat("0123456789", 100_000), 0o644))
 	blobs := map[string][]byte{"plain": archive, "empty": {}, "padded": append(bytes.Clone(archive), make([]byte, 1<<20)...)}

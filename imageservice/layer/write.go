@@ -42,12 +42,8 @@ type treeWriter struct {
 	sparse     int64 // bytes that sparse files stand for
 	usage      usage
 
-	// last is the directory of the entry before. Entries come sorted by directory,
-	// and none that only adds a name changes where a path leads.
-	last     int
-	lastName string
-
-	files fileWriters
+	parents openDirs
+	files   fileWriters
 }
 
 type usage struct{ bytes, inodes uint64 }
@@ -62,41 +58,32 @@ func newTreeWriter(root *os.File) *treeWriter {
 		root:    root,
 		implied: map[string]struct{}{".": {}},
 		usage:   usage{bytes: blockSize, inodes: 1},
-		last:    -1,
 	}
 }
 
 // close ends what goes on beside the entries, and gives back descriptors.
 func (t *treeWriter) close() error {
-	t.forget()
+	t.parents.forget()
+	t.parents.closeForgotten()
 	return t.files.wait()
 }
 
-// forget drops the directory that was looked up last: what comes next may lead
-// its path elsewhere.
-func (t *treeWriter) forget() {
-	if t.last >= 0 {
-		unix.Close(t.last)
-		t.last, t.lastName = -1, ""
-	}
-}
-
-// parentOf is openParent with the last directory at hand. The descriptor is the
-// writer's, and good until the next call.
+// parentOf is openParent with the directories of earlier entries at hand. The
+// descriptor is the writer's, and good until the next call.
 func (t *treeWriter) parentOf(dir string) (int, error) {
 	if dir == "" {
 		return int(t.root.Fd()), nil
 	}
-	if t.last >= 0 && dir == t.lastName {
-		return t.last, nil
+	t.parents.closeForgotten()
+	if fd, ok := t.parents.fds[dir]; ok {
+		return fd, nil
 	}
-	t.forget()
 	fd, err := t.openParent(dir)
 	if err != nil {
 		return -1, err
 	}
 	if fd != int(t.root.Fd()) {
-		t.last, t.lastName = fd, dir
+		t.parents.keep(dir, fd)
 	}
 	return fd, nil
 }
