@@ -69,13 +69,14 @@ test-crash: setup ## Kill berthd at every step and at N random ones, cut the pow
 	CRASH_N=$(N) CRASH_SEED=$(SEED) go test -count=1 -timeout 90m ./cri/crash
 
 # What depends on the runtime, with another one than Berth's own; the whole suite with
-# RUNTIME_TESTS=.
-RUNTIME_TESTS ?= Life|Commands|Exec|Attach|Log|Mount|ReadOnly|Namespace|PIDs|Sysctls|WorkingDirectory|Users|Stop|ExitCodes|Kill|Resources|OOM|Pids|Memory|Cgroup|Capabilities|Seccomp|Privileg|Devices|Stats|Handler
+# RUNTIME_TESTS=. RUNTIME_SKIP=^$$
+RUNTIME_TESTS ?= Life|Commands|Environment|Exec|Attach|Log|Mount|ImageWhose|ReadOnly|Namespace|PIDs|Shared|Sysctls|Hostname|WorkingDirectory|Users|Stop|ExitCodes|KillOf|Resources|OOM|Pids|Memory|Limits|Unified|Cgroup|Capabilities|Seccomp|Profile|Privileg|Descriptors|Devices|Stats
+RUNTIME_SKIP  ?= Handler|NRIStop|NRIAfter|DeadVolume|Filters|TestMonitor|WhatDoesNotRun|UserNamespaceRefused
 
 .PHONY: test-runtime
 test-runtime: build cni-plugins $(CACHE)/runc ## The tests that depend on the runtime, with runc as handler.
 	BERTH_TEST_HANDLER=$(CACHE)/runc go test -count=1 -tags seccomp -timeout 15m ./runtimeservice/monitor
-	BERTH_TEST_HANDLER=$(CACHE)/runc go test -count=1 -timeout 20m -run '$(RUNTIME_TESTS)' ./cri/integration/...
+	BERTH_TEST_HANDLER=$(CACHE)/runc go test -count=1 -timeout 20m -run '$(RUNTIME_TESTS)' -skip '$(RUNTIME_SKIP)' ./cri/integration/...
 
 $(CACHE)/runc: hack/runc/go.mod hack/runc/go.sum
 	@mkdir -p $(CACHE)

@@ -174,6 +174,42 @@ func TestSysctlOfThePodWinsOverADefault(t *testing.T) {
 	})
 }
 
+// What is mounted over a sysctl, such as another file of procfs, is not written in its place
+// (CVE-2025-52881).
+func TestSysctlUnderAMount(t *testing.T) {
+	needRoot(t)
+	const covered = "/proc/sys/net/core/somaxconn"
+	decoy := filepath.Join(t.TempDir(), "decoy")
+	if err := os.WriteFile(decoy, []byte("untouched"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, source := range map[string]string{"a file of the node": decoy, "another sysctl": "/proc/sys/net/ipv4/tcp_fin_timeout"} {
+		before, _ := os.ReadFile(source)
+		var got string
+		err := onDoomedThread(func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount(source, covered, "", unix.MS_BIND, ""))
+			if err != nil {
+				return err
+			}
+			if err := applySysctls([]sysctl{{key: "net.core.somaxconn", path: "net/core/somaxconn", value: "777"}}, 0); err != nil {
+				return err
+			}
+			err = unix.Unmount(covered, unix.MNT_DETACH)
+			got = readSysctl("net/core/somaxconn")
+			return err
+		})
+		if err != nil || got != "777" {
+			t.Errorf("under %s: the sysctl is %s, %v", name, got, err)
+		}
+		if after, _ := os.ReadFile(source); string(after) != string(before) {
+			t.Errorf("%s became %q", name, after)
+		}
+	}
+}
+
 func TestCreateMakesOnlyWhatIsAsked(t *testing.T) {
 	dir := t.TempDir()
 	pins := createIn(t, Request{Dir: dir, IPC: true})

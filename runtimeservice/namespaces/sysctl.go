@@ -176,15 +176,11 @@ func applySysctls(sysctls []sysctl, owner uint32) error {
 	if len(sysctls) == 0 {
 		return nil
 	}
-	root, err := unix.Open("/proc/sys", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := openSysctls()
 	if err != nil {
-		return fmt.Errorf("open /proc/sys: %w", err)
+		return err
 	}
 	defer unix.Close(root)
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(root, &fs); err != nil || fs.Type != unix.PROC_SUPER_MAGIC {
-		return fmt.Errorf("/proc/sys is not the kernel's: %w", errdefs.ErrFailedPrecondition)
-	}
 	for _, s := range sysctls {
 		err := writeSysctl(root, s)
 		if owner != 0 && errors.Is(err, unix.EACCES) {
@@ -200,10 +196,33 @@ func applySysctls(sysctls []sysctl, owner uint32) error {
 	return nil
 }
 
+// openSysctls opens the kernel's sysctls through an instance of procfs that is mounted nowhere:
+// what lies over /proc on the node has no part in it (CVE-2025-52881).
+func openSysctls() (int, error) {
+	proc, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open proc file system: %w", err)
+	}
+	defer unix.Close(proc)
+	if err := unix.FsconfigCreate(proc); err != nil {
+		return -1, fmt.Errorf("make proc file system: %w", err)
+	}
+	mount, err := unix.Fsmount(proc, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("mount proc file system: %w", err)
+	}
+	defer unix.Close(mount)
+	root, err := unix.Openat(mount, "sys", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open the sysctls: %w", err)
+	}
+	return root, nil
+}
+
 func writeSysctl(root int, s sysctl) error {
 	file, err := unix.Openat2(root, s.path, &unix.OpenHow{
 		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return err
