@@ -50,7 +50,7 @@ func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	if err := s.requireUserNamespaces(config); err != nil {
 		return "", false, err
 	}
-	if err := spec.CheckPodSeccomp(ctx, config); err != nil {
+	if err := spec.CheckPodSeccomp(ctx, s.opts.Host, config); err != nil {
 		return "", false, err
 	}
 	key := sandboxKeyOf(config.GetMetadata())

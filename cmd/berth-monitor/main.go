@@ -34,8 +34,8 @@ func main() {
 	case len(os.Args) == 2 && os.Args[1] == seccompcache.Command:
 		fmt.Fprintln(os.Stderr, seccompcache.Compile(os.Stdin))
 		os.Exit(1)
-	case len(os.Args) == 3 && os.Args[1] == hostpath.Command:
-		if err := hostpath.Run(os.Args[2], os.Stdout); err != nil {
+	case len(os.Args) == 3 && (os.Args[1] == hostpath.Command || os.Args[1] == hostpath.ReadCommand):
+		if err := hostpath.Run(os.Args[1], os.Args[2], os.Stdout); err != nil {
 			os.Exit(1)
 		}
 	default:

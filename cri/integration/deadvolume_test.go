@@ -287,13 +287,16 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 	// Registered last, so it comes before the pod is removed.
 	t.Cleanup(v.abort)
 	v.dead.Store(true)
-	file, device, linked := v.dir+"/file0", v.dir+"/file1", link(t, v.dir+"/file2")
+	file, device, linked, profile := v.dir+"/file0", v.dir+"/file1", link(t, v.dir+"/file2"), v.dir+"/file3"
 	asked := map[string]ctrOption{
 		"a volume's file": mount(file, "/dead"),
 		"a link to one":   mount(linked, "/dead"),
 		"a device": func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: device, ContainerPath: "/dev/x", Permissions: "rw"}}
 		},
+		"a seccomp profile": security(func(s securityContext) {
+			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: profile}
+		}),
 	}
 	var calls sync.WaitGroup
 	for what, option := range asked {
@@ -303,8 +306,13 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 			}
 		})
 	}
-	for _, path := range []string{file, device, linked} {
+	for _, path := range []string{file, device, linked, profile} {
 		eventually(t, "a process looks at "+path, func() bool { return resolving(t, path) })
+	}
+	for _, op := range d.operations(t, "CreateContainer") {
+		if !slices.ContainsFunc(op.Steps, func(s berthapi.Step) bool { return strings.HasPrefix(s.WaitsFor, "the file system of ") }) {
+			t.Errorf("a creation does not say what it waits for: %+v", op.Steps)
+		}
 	}
 	for _, pid := range []int{d.PID(), d.monitor(t)} {
 		for _, stat := range glob(t, fmt.Sprintf("/proc/%d/task/*/stat", pid)) {
@@ -330,7 +338,7 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 		}
 	}
 	v.abort()
-	for _, path := range []string{file, device, linked} {
+	for _, path := range []string{file, device, linked, profile} {
 		eventually(t, "nobody waits for a volume that is gone", func() bool { return !resolving(t, path) })
 	}
 }

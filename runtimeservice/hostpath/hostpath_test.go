@@ -15,11 +15,11 @@ import (
 
 // The test's program is also the one that looks, or one that does not come back.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == Command {
+	if len(os.Args) == 3 && (os.Args[1] == Command || os.Args[1] == ReadCommand) {
 		if strings.HasSuffix(os.Args[2], "/hangs") {
 			time.Sleep(time.Hour)
 		}
-		if err := Run(os.Args[2], os.Stdout); err != nil {
+		if err := Run(os.Args[1], os.Args[2], os.Stdout); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -94,6 +94,39 @@ func TestLinksOfProc(t *testing.T) {
 	m, found, err := FindMount(p.Mount)
 	if err != nil || !found || m.Type == "proc" {
 		t.Errorf("the mount is %+v, %v, %v", m, found, err)
+	}
+}
+
+// A file is the same however it is read; what is no file, or too large, is said.
+func TestRead(t *testing.T) {
+	dir := tree(t)
+	for name, content := range map[string]string{"full": "error 2", "empty": "", "large": strings.Repeat("x", MaxFile+1)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := New(os.Args[0])
+	ways := map[string]func(string) (string, error){
+		"resolver": func(name string) (string, error) {
+			content, err := r.Read(t.Context(), name)
+			return string(content), err
+		},
+		"process": func(name string) (string, error) { return r.run(t.Context(), ReadCommand, name) },
+	}
+	for way, read := range ways {
+		for name, want := range map[string]error{"full": nil, "empty": nil, "none": fs.ErrNotExist, "link": unix.EINVAL, "large": unix.EFBIG} {
+			if _, err := read(filepath.Join(dir, name)); !errors.Is(err, want) {
+				t.Errorf("%s: the error of %s is %v, want %v", way, name, err, want)
+			}
+		}
+		if content, _ := read(filepath.Join(dir, "full")); content != "error 2" {
+			t.Errorf("%s: the content is %q", way, content)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := r.run(ctx, ReadCommand, "/hangs"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("of a file system that does not answer: %v", err)
 	}
 }
 

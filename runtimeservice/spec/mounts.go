@@ -265,20 +265,25 @@ func resolveMount(ctx context.Context, paths *hostpath.Resolver, field string, m
 // resolveHostPath follows the links of a path of the node.
 func resolveHostPath(ctx context.Context, paths *hostpath.Resolver, field, name string) (hostpath.Path, error) {
 	source, err := paths.Resolve(ctx, name)
+	return source, hostPathError(ctx, field, name, err)
+}
+
+// hostPathError gives an error of a path of the node its kind.
+func hostPathError(ctx context.Context, field, name string, err error) error {
 	switch {
 	case err == nil:
-		return source, nil
+		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return source, missing(field, "%q does not exist on the node", name)
+		return missing(field, "%q does not exist on the node", name)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
-		return source, invalid(field, "%v", err)
+		return invalid(field, "%v", err)
 	case errors.Is(err, hostpath.ErrNoAnswer):
-		return source, fmt.Errorf("%s: %w: %w", field, err, errdefs.ErrUnavailable)
+		return fmt.Errorf("%s: %w: %w", field, err, errdefs.ErrUnavailable)
 	case ctx.Err() != nil:
-		return source, fmt.Errorf("%s: %w", field, err)
+		return fmt.Errorf("%s: %w", field, err)
 	}
 	// Such as ENOTCONN and EIO, of a file system whose server has died.
-	return source, precondition(field, "%v", err)
+	return precondition(field, "%v", err)
 }
 
 func checkProcSource(field string, source hostpath.Path) error {

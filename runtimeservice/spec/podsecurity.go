@@ -15,7 +15,7 @@ const podSecurityField = "config.linux.security_context"
 // It is applied to no process. A sandbox has one at most, the init of a PID
 // namespace that its containers share, and that one's own filter allows less than
 // any profile with which it could work.
-func CheckPodSeccomp(ctx context.Context, sandbox *runtimeapi.PodSandboxConfig) error {
+func CheckPodSeccomp(ctx context.Context, host *Host, sandbox *runtimeapi.PodSandboxConfig) error {
 	sc := sandbox.GetLinux().GetSecurityContext()
 	//lint:ignore SA1019 clients still send it
 	old := sc.GetSeccompProfilePath()
@@ -26,8 +26,6 @@ func CheckPodSeccomp(ctx context.Context, sandbox *runtimeapi.PodSandboxConfig) 
 	if !path.IsAbs(choice.ref) {
 		return invalid(choice.field, "%q is not an absolute path", choice.ref)
 	}
-	_, err = interruptible(ctx, "read the seccomp profile of the pod", func() (*specs.LinuxSeccomp, error) {
-		return localProfile(choice.field, choice.ref, &specs.LinuxCapabilities{})
-	})
+	_, err = localProfile(ctx, host.paths(), choice.field, choice.ref, &specs.LinuxCapabilities{})
 	return err
 }

@@ -45,7 +45,7 @@ func TestCheckPodSeccomp(t *testing.T) {
 		"nonsense, by older means": {old("none"), errdefs.ErrInvalidArgument, "seccomp_profile_path"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := CheckPodSeccomp(t.Context(), &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: c.sc}})
+			err := CheckPodSeccomp(t.Context(), nil, &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: c.sc}})
 			if c.kind == nil {
 				if err != nil {
 					t.Error(err)

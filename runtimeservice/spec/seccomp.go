@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"path"
 	"strings"
 	"sync"
@@ -15,11 +12,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/runtimeservice/hostpath"
 )
 
 const (
-	// maxSeccompProfile is the most bytes that a profile on the node may have.
-	maxSeccompProfile = 4 << 20
 	// maxSeccompSets bounds for how many capability sets the default profile is
 	// kept: pods choose them.
 	maxSeccompSets = 64
@@ -114,36 +111,24 @@ func seccompProfile(ctx context.Context, in *Input, caps *specs.LinuxCapabilitie
 	case sc.GetPrivileged():
 		return nil, nil
 	case choice.kind == runtimeapi.SecurityProfile_RuntimeDefault && in.Defaults.SeccompFile != "":
-		return interruptible(ctx, "read the default seccomp profile", func() (*specs.LinuxSeccomp, error) {
-			return localProfile(choice.field, in.Defaults.SeccompFile, caps)
-		})
+		return localProfile(ctx, in.Host.paths(), choice.field, in.Defaults.SeccompFile, caps)
 	case choice.kind == runtimeapi.SecurityProfile_RuntimeDefault:
 		return in.Host.seccomp.defaultProfile(caps)
 	case choice.kind == runtimeapi.SecurityProfile_Localhost:
-		return interruptible(ctx, "read the seccomp profile", func() (*specs.LinuxSeccomp, error) {
-			return localProfile(choice.field, choice.ref, caps)
-		})
+		return localProfile(ctx, in.Host.paths(), choice.field, choice.ref, caps)
 	}
 	return nil, nil
 }
 
 // localProfile reads a profile from the node, in the format of moby/profiles,
 // which includes that of the runtime specification.
-func localProfile(field, name string, caps *specs.LinuxCapabilities) (*specs.LinuxSeccomp, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, missing(field, "seccomp profile %q does not exist on the node", name)
+func localProfile(ctx context.Context, paths *hostpath.Resolver, field, name string, caps *specs.LinuxCapabilities) (*specs.LinuxSeccomp, error) {
+	body, err := paths.Read(ctx, name)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EFBIG) {
+		return nil, invalid(field, "seccomp profile %q is not a regular file of at most %d bytes", name, hostpath.MaxFile)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || st.Size() > maxSeccompProfile {
-		return nil, invalid(field, "seccomp profile %q is not a regular file of at most %d bytes", name, maxSeccompProfile)
-	}
-	body, err := io.ReadAll(io.LimitReader(f, maxSeccompProfile))
-	if err != nil {
-		return nil, fmt.Errorf("%s: read seccomp profile %q: %w", field, name, err)
+		return nil, hostPathError(ctx, field, name, err)
 	}
 	p, err := seccomp.LoadProfile(string(body), processWith(caps))
 	if err != nil {
