@@ -252,33 +252,6 @@ func (s *Service) markDirty() {
 	}
 }
 
-// usageLoop measures one writable layer after the other. A measurement that takes
-// long is repeated seldom: it never takes more than a twentieth of one core.
-func (s *Service) usageLoop(ctx context.Context) {
-	const share = 20
-	tick := time.NewTicker(s.opts.UsageInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, id := range s.store.RootfsIDs() {
-			u, err := s.store.RootfsUsage(id)
-			if err != nil || time.Since(u.At) < share*u.Took {
-				continue
-			}
-			if err := s.store.MeasureRootfs(ctx, id); err != nil && ctx.Err() == nil {
-				s.log.Debug("measure a writable layer", "container", id, "error", err)
-			}
-			if ctx.Err() != nil {
-				return
-			}
-		}
-	}
-}
-
 // Counters returns the totals so far.
 func (s *Service) Counters() Counters {
 	c := &s.counters
