@@ -120,6 +120,8 @@ type Network struct {
 // Runtime is about containers.
 type Runtime struct {
 	WritableDir         string            `yaml:"writableDir"`
+	WritableLimit       int64             `yaml:"writableLimit"`
+	ProjectIDs          ProjectIDs        `yaml:"projectIDs"`
 	DefaultHandler      string            `yaml:"defaultHandler" reload:"live"`
 	CgroupDriver        string            `yaml:"cgroupDriver"`
 	MonitorBinary       string            `yaml:"monitorBinary"`
@@ -134,6 +136,12 @@ type Runtime struct {
 	SelinuxLabels       bool              `yaml:"selinuxLabels"`
 	RdtConfigFile       string            `yaml:"rdtConfigFile"`
 	BlockioConfigFile   string            `yaml:"blockioConfigFile"`
+}
+
+// ProjectIDs are the IDs of project quota that containers get, Count of them from First on.
+type ProjectIDs struct {
+	First int64 `yaml:"first"`
+	Count int64 `yaml:"count"`
 }
 
 // Values of Runtime.CgroupDriver and Runtime.UnsetSeccompProfile.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"path"
@@ -141,6 +142,7 @@ func (k *checker) network(c *Network) {
 
 func (k *checker) runtime(c *Runtime) {
 	k.oneOf("runtime.cgroupDriver", c.CgroupDriver, CgroupDriverAuto, CgroupDriverCgroupfs, CgroupDriverSystemd)
+	k.writable(c)
 	k.optionalPath("runtime.monitorBinary", c.MonitorBinary)
 	if c.MonitorCgroup == "/" {
 		k.fail("runtime.monitorCgroup", "cannot be the root cgroup")
@@ -173,6 +175,26 @@ func (k *checker) runtime(c *Runtime) {
 		if file != "" && !filepath.IsAbs(file) {
 			k.fail(key, "%q is not an absolute path", file)
 		}
+	}
+}
+
+// minWritableLimit leaves room for the directories that a container starts with.
+const minWritableLimit = 1 << 20
+
+func (k *checker) writable(c *Runtime) {
+	if c.WritableLimit != 0 && c.WritableLimit < minWritableLimit {
+		k.fail("runtime.writableLimit", "%d is less than %d bytes, and not 0 for no limit", c.WritableLimit, minWritableLimit)
+	}
+	ids := c.ProjectIDs
+	if ids.Count < 0 {
+		k.fail("runtime.projectIDs.count", "%d is negative", ids.Count)
+	}
+	// 0 is what belongs to no project, and the highest number none at all.
+	if ids.First < 1 || ids.First >= math.MaxUint32 || ids.Count > math.MaxUint32-ids.First {
+		k.fail("runtime.projectIDs.first", "%d to %d are not IDs of projects, which are between 1 and %d", ids.First, ids.First+ids.Count-1, math.MaxUint32-1)
+	}
+	if c.WritableLimit > 0 && ids.Count == 0 {
+		k.fail("runtime.writableLimit", "%d cannot be kept with runtime.projectIDs.count 0", c.WritableLimit)
 	}
 }
 

@@ -186,16 +186,17 @@ func (v *surveyor) containers() error {
 		if err != nil {
 			continue // removed meanwhile
 		}
-		dir := filepath.Dir(v.s.store.Upper(id))
-		record := around(dir)
-		work, err := v.measure(v.s.store.Work(id))
-		if err != nil {
-			return err
+		item := DiskItem{Kind: DiskContainer, ID: id, Measured: u.At, Bytes: u.Bytes, Inodes: u.Inodes}
+		if !u.Whole {
+			record := around(filepath.Dir(v.s.store.Upper(id)))
+			work, err := v.measure(v.s.store.Work(id))
+			if err != nil {
+				return err
+			}
+			item.Bytes += record.Bytes + work.Bytes
+			item.Inodes += record.Inodes + work.Inodes
 		}
-		v.add(DiskItem{
-			Kind: DiskContainer, ID: id, Measured: u.At,
-			Bytes: u.Bytes + record.Bytes + work.Bytes, Inodes: u.Inodes + record.Inodes + work.Inodes,
-		})
+		v.add(item)
 	}
 	return nil
 }

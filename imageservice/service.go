@@ -38,6 +38,8 @@ type Options struct {
 	// ImagesDir is the directory of images and layers, and WritableDir that of the
 	// containers' writable layers; Root by default.
 	ImagesDir, WritableDir string
+	// WritableQuota is how writable layers are counted and limited.
+	WritableQuota store.Quota
 	// State is the directory that does not survive a reboot, for what is mounted;
 	// Root by default.
 	State string
@@ -171,7 +173,7 @@ func New(o Options) (*Service, error) {
 	if s.decryption, err = newDecryption(o.DecryptionKeysDir, o.Logger); err != nil {
 		return nil, err
 	}
-	if s.store, err = store.Open(store.Places{Root: o.Root, Images: o.ImagesDir, Writable: o.WritableDir}, o.Logger); err != nil {
+	if s.store, err = store.Open(store.Places{Root: o.Root, Images: o.ImagesDir, Writable: o.WritableDir}, o.WritableQuota, o.Logger); err != nil {
 		return nil, err
 	}
 	s.pullCtx, s.pullStop = context.WithCancelCause(context.Background())

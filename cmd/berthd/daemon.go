@@ -19,6 +19,8 @@ import (
 	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/imageservice"
 	"github.com/berth-cri/berth/imageservice/inflate"
+	"github.com/berth-cri/berth/imageservice/projectquota"
+	"github.com/berth-cri/berth/imageservice/store"
 	"github.com/berth-cri/berth/runtimeservice"
 	"github.com/berth-cri/berth/runtimeservice/classes"
 	"github.com/berth-cri/berth/runtimeservice/handlers"
@@ -124,6 +126,7 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		Root:              cfg.Root,
 		ImagesDir:         cfg.Images.Dir,
 		WritableDir:       cfg.Runtime.WritableDir,
+		WritableQuota:     writableQuota(cfg.Runtime),
 		State:             cfg.State,
 		CertsDirs:         cfg.Images.CertsDirs,
 		Platform:          platform(cfg.Images.Platform),
@@ -140,6 +143,13 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		UserAgent:         "berth/" + version,
 		Logger:            s.Logger,
 	})
+}
+
+func writableQuota(c config.Runtime) store.Quota {
+	return store.Quota{
+		Limit:    uint64(c.WritableLimit),
+		Projects: projectquota.IDs{First: uint32(c.ProjectIDs.First), Count: uint32(c.ProjectIDs.Count)},
+	}
 }
 
 // inflater is the decoder that the configuration means.

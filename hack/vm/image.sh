@@ -9,10 +9,11 @@ suite=bookworm
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 # What the suites use of a node: systemd and what boots with it, the packet filter of the
-# CNI plugins, AppArmor, CRIU, and a second OCI runtime.
+# CNI plugins, AppArmor, CRIU, file systems with quota, and a second OCI runtime.
 packages=(
   linux-image-amd64 systemd systemd-sysv udev dbus kmod procps
   iproute2 iptables nftables apparmor criu crun busybox-static ca-certificates
+  e2fsprogs xfsprogs
 )
 
 key=$(cd "$here" && cat image.sh guest/berth-vm.service | sha256sum | cut -c1-12)

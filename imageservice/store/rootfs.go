@@ -41,6 +41,9 @@ type RootfsUsage struct {
 	tree.Usage
 	At   time.Time     // zero: not measured yet
 	Took time.Duration // the measurement
+	// Whole tells that project quota has counted all of the container's directory,
+	// with its record and overlayfs's own.
+	Whole bool
 }
 
 // Upper is the directory of a container's writable layer.
@@ -66,7 +69,7 @@ func (s *Store) loadRootfs() error {
 			s.log.Warn("the record of a root file system is damaged", "container", name, "error", err)
 			rec = Rootfs{ContainerID: name}
 		}
-		entry := &rootfsEntry{rec: rec}
+		entry := &rootfsEntry{rec: rec, project: s.projectOf(name)}
 		s.rootfs[name] = entry
 		for _, id := range rec.Layers {
 			if e, ok := s.layers[id]; ok {
@@ -96,22 +99,34 @@ func (s *Store) CreateRootfs(id string, image digest.Digest, mountpoint string) 
 		return Rootfs{}, false, fmt.Errorf("image %s: %w", image, errdefs.ErrNotFound)
 	}
 	rec = Rootfs{ContainerID: id, Image: image, Layers: img.Layers, Mountpoint: mountpoint, BootID: s.bootID}
-	s.rootfs[id] = &rootfsEntry{rec: rec, held: rec.Layers}
+	entry := &rootfsEntry{rec: rec, held: rec.Layers}
+	s.rootfs[id] = entry
 	for _, l := range rec.Layers {
 		s.layers[l].refs++
 	}
 	s.mu.Unlock()
-	if err := s.writeRootfs(rec); err != nil {
+	if err := s.beginRootfs(entry); err != nil {
 		return Rootfs{}, false, errors.Join(fmt.Errorf("record root file system of %s: %w", id, named(err)), s.RemoveRootfs(id))
 	}
 	return rec, true, nil
 }
 
-func (s *Store) writeRootfs(rec Rootfs) error {
-	dir := s.path(rootfsDir, rec.ContainerID)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+// beginRootfs makes the container's directory, with a project before anything is in it.
+func (s *Store) beginRootfs(e *rootfsEntry) error {
+	if err := os.Mkdir(s.path(rootfsDir, e.rec.ContainerID), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	project, err := s.assignProject(e.rec.ContainerID)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	e.project = project
+	s.mu.Unlock()
+	return s.writeRootfs(e.rec)
+}
+
+func (s *Store) writeRootfs(rec Rootfs) error {
 	if err := failpoint.Hit("store/rootfs/record"); err != nil {
 		return err
 	}
@@ -176,11 +191,13 @@ func (s *Store) RemoveRootfs(id string) error {
 	s.mu.Lock()
 	e, ok := s.rootfs[id]
 	var layers []digest.Digest
+	var project uint32
 	if ok {
 		delete(s.rootfs, id)
-		layers = s.unref(e.held)
+		layers, project = s.unref(e.held), e.project
 	}
 	s.mu.Unlock()
+	defer s.releaseProject(project)
 	return s.dispose(layers, dir)
 }
 
@@ -212,25 +229,39 @@ func (s *Store) TotalRootfsUsage() tree.Usage {
 	return u
 }
 
-// MeasureRootfs walks a container's writable layer and its volumes. The container may run, and
-// may be removed meanwhile.
+// MeasureRootfs finds out what a container's writable layer and its volumes take: from project
+// quota, else it walks them. The container may run, and may be removed meanwhile.
 func (s *Store) MeasureRootfs(ctx context.Context, id string) error {
 	start := time.Now()
-	u, err := tree.Measure(ctx, s.Upper(id))
-	if errors.Is(err, os.ErrNotExist) {
+	s.mu.RLock()
+	e, ok := s.rootfs[id]
+	if !ok {
+		s.mu.RUnlock()
 		return nil
 	}
-	if err == nil {
-		more, verr := tree.Measure(ctx, s.Volumes(id))
-		err = measureVolumes(&u, more, verr)
+	project := e.project
+	s.mu.RUnlock()
+	u, err := s.measure(ctx, id, project)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("measure root file system of %s: %w", id, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.rootfs[id]; ok {
-		e.usage = RootfsUsage{Usage: u, At: time.Now(), Took: time.Since(start)}
-	}
+	e.usage = RootfsUsage{Usage: u, At: time.Now(), Took: time.Since(start), Whole: project != 0}
 	return nil
+}
+
+func (s *Store) measure(ctx context.Context, id string, project uint32) (tree.Usage, error) {
+	if project != 0 {
+		return s.projects.Usage(project)
+	}
+	u, err := tree.Measure(ctx, s.Upper(id))
+	if err == nil {
+		more, verr := tree.Measure(ctx, s.Volumes(id))
+		err = measureVolumes(&u, more, verr)
+	}
+	return u, err
 }

@@ -36,6 +36,7 @@ import (
 
 	"github.com/berth-cri/berth/imageservice/content"
 	"github.com/berth-cri/berth/imageservice/failpoint"
+	"github.com/berth-cri/berth/imageservice/projectquota"
 	"github.com/berth-cri/berth/imageservice/tree"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -64,6 +65,11 @@ type Store struct {
 	writable string
 	bootID   string
 	log      *slog.Logger
+
+	// limit is the most bytes of a writable layer, 0 for no limit; projects counts
+	// them, and is nil where they are walked.
+	limit    uint64
+	projects *projectquota.FS
 
 	// commit serialises changes of what is on disk below images/ and layers/, so
 	// that readers need not wait for a disk.
@@ -107,27 +113,28 @@ type layerEntry struct {
 }
 
 type rootfsEntry struct {
-	rec   Rootfs
-	held  []digest.Digest // its layers, without those lost before the store was opened
-	usage RootfsUsage
+	rec     Rootfs
+	held    []digest.Digest // its layers, without those lost before the store was opened
+	project uint32          // 0 if it is walked
+	usage   RootfsUsage
 }
 
 // Open reads the store, which it makes if need be. It sets aside records
 // that are damaged, forgets layers that a power loss may have hurt, and removes
 // what is not referenced from sight; Sweep frees the space.
-func Open(places Places, log *slog.Logger) (*Store, error) {
+func Open(places Places, quota Quota, log *slog.Logger) (*Store, error) {
 	id, err := os.ReadFile(bootIDFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
-	return openPlaces(places, strings.TrimSpace(string(id)), log)
+	return openPlaces(places, quota, strings.TrimSpace(string(id)), log)
 }
 
 func open(root, bootID string, log *slog.Logger) (*Store, error) {
-	return openPlaces(Places{Root: root}, bootID, log)
+	return openPlaces(Places{Root: root}, Quota{}, bootID, log)
 }
 
-func openPlaces(places Places, bootID string, log *slog.Logger) (*Store, error) {
+func openPlaces(places Places, quota Quota, bootID string, log *slog.Logger) (*Store, error) {
 	places = places.withDefaults()
 	if err := places.settle(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
@@ -149,6 +156,9 @@ func openPlaces(places Places, bootID string, log *slog.Logger) (*Store, error) 
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", named(err))
+	}
+	if err := s.openProjects(quota); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	failpoint.Pass("store/open")
 	var err error
