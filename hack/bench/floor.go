@@ -22,7 +22,6 @@ func measureFloor(ctx context.Context, c pullCase, report *report) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	flushDisk()
 	busy, began := cpuBusy(), time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(floorAtATime)

@@ -106,5 +106,24 @@ func cpuModel() string {
 	return runtime.GOARCH
 }
 
-// flushDisk waits until everything written so far is on the disk.
-func flushDisk() { unix.Sync() }
+// The machine is quiet when it was busy for less than quietShare of one core in each
+// of quietFor seconds. One that never is, is measured as it is after quietMost of them.
+const (
+	quietShare = 0.1
+	quietFor   = 3
+	quietMost  = 20
+)
+
+// awaitQuiet waits until everything written so far is on the disk and nothing goes on
+// in the background.
+func awaitQuiet() {
+	unix.Sync()
+	for calm, waited := 0, 0; calm < quietFor && waited < quietMost; waited++ {
+		busy := cpuBusy()
+		time.Sleep(time.Second)
+		if calm++; (cpuBusy() - busy).Seconds() > quietShare {
+			calm = 0
+		}
+	}
+	unix.Sync()
+}

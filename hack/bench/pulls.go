@@ -31,6 +31,7 @@ func measurePull(ctx context.Context, registry *imageRegistry, opts options, tre
 		if err != nil {
 			return err
 		}
+		awaitQuiet()
 		for _, ref := range refs {
 			for _, t := range targets {
 				if err := pullOnce(ctx, t, c, ref, report); err != nil {
@@ -40,6 +41,7 @@ func measurePull(ctx context.Context, registry *imageRegistry, opts options, tre
 			if err := measureFloor(ctx, c, report); err != nil {
 				return err
 			}
+			awaitQuiet()
 		}
 		pulled = append(pulled, refs...)
 	}
@@ -57,18 +59,23 @@ func removeAll(ctx context.Context, targets []*target, refs []string) error {
 	return nil
 }
 
+// pullOnce leaves a quiet machine: what a runtime does once the pull has returned is
+// not for the next measurement to bear.
 func pullOnce(ctx context.Context, t *target, c pullCase, ref string, report *report) error {
-	// What the last pull wrote is not this one's to wait for.
-	flushDisk()
 	busy, began := cpuBusy(), time.Now()
 	if _, err := t.pull(ctx, ref); err != nil {
 		return fmt.Errorf("%s: pull %s: %w", t.name, ref, err)
 	}
 	report.add(wallOf(c), milliseconds, t, ms(time.Since(began)))
 	report.add(cpuOf(c), milliseconds, t, ms(cpuBusy()-busy))
+	awaitQuiet()
+	report.add(cpuInAllOf(c), milliseconds, t, ms(cpuBusy()-busy))
 	return nil
 }
 
 // The names of a case's figures.
 func wallOf(c pullCase) string { return "cold pull of " + c.name }
 func cpuOf(c pullCase) string  { return "CPU per pull of " + c.name }
+
+// cpuInAllOf is with what is done after the pull has returned.
+func cpuInAllOf(c pullCase) string { return "– " + cpuOf(c) + ", and after it" }
