@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/checkpoint"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
 const (
@@ -48,14 +52,40 @@ type WritableLayers interface {
 	CheckpointOf(ctx context.Context, image string) (bool, error)
 }
 
-// checkpointsDir holds a directory for each checkpoint under way, and for each container
-// that is to go on from one and was not started yet. All have IDs as names.
-func (s *Service) checkpointsDir() string { return filepath.Join(s.opts.Root, "checkpoints") }
+// checkpoints writes checkpoints of running containers and pods, and keeps what containers
+// that were not started yet are to go on from. It makes no container: restore_pod.go and
+// restore_source.go tell how Service does, of those.
+type checkpoints struct {
+	sandboxes  *table[sandboxKey, *sandbox]
+	containers *table[containerKey, *container]
+	monitor    Checkpoints
+	layers     WritableLayers
+	rootfs     RootFilesystems
+	specs      *record.Store[specs.Spec]
+	log        *slog.Logger
+	// root holds a directory for each checkpoint under way, and for each container that is
+	// to go on from one and was not started yet. All have IDs as names.
+	root string
+	// background counts what an end of the daemon waits for; inBackground and leave are
+	// those of Service.
+	background   *sync.WaitGroup
+	inBackground func(what string, do func(context.Context) error)
+	leave        func(leftover)
+}
 
-func (s *Service) checkpointDir(id string) string { return filepath.Join(s.checkpointsDir(), id) }
+func newCheckpoints(s *Service) *checkpoints {
+	return &checkpoints{
+		sandboxes: s.sandboxes, containers: s.containers, monitor: s.opts.Processes,
+		layers: s.opts.WritableLayers, rootfs: s.opts.RootFilesystems, specs: s.specs, log: s.log,
+		root:       filepath.Join(s.opts.Root, "checkpoints"),
+		background: &s.background, inBackground: s.inBackground, leave: s.leave,
+	}
+}
+
+func (s *checkpoints) checkpointDir(id string) string { return filepath.Join(s.root, id) }
 
 // requireCheckpointable is the error of what cannot be part of a checkpoint.
-func (s *Service) requireCheckpointable(c *container) error {
+func (c *container) requireCheckpointable() error {
 	if err := c.requireRunning(); err != nil {
 		return err
 	}
@@ -78,7 +108,7 @@ type dumped struct {
 // every one is frozen before the first is looked at, and goes on after the last, whatever
 // happens. It returns when they go on. It is an error if one did not stand still all the
 // time.
-func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRIUOptions) (err error) {
+func (s *checkpoints) dumpAll(ctx context.Context, all []dumped, options monitor.CRIUOptions) (err error) {
 	ids := make([]string, len(all))
 	for i, d := range all {
 		ids[i] = d.c.id
@@ -100,7 +130,7 @@ func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRI
 			err = thawed
 		}
 	}()
-	if err := operation.Do(ctx, "freeze", func(ctx context.Context) error { return s.opts.Processes.Freeze(ctx, ids, longest) }); err != nil {
+	if err := operation.Do(ctx, "freeze", func(ctx context.Context) error { return s.monitor.Freeze(ctx, ids, longest) }); err != nil {
 		return err
 	}
 	for _, d := range all {
@@ -112,34 +142,34 @@ func (s *Service) dumpAll(ctx context.Context, all []dumped, options monitor.CRI
 }
 
 // thaw does not depend on the request. Whatever fails, the monitor thaws in time.
-func (s *Service) thaw(ctx context.Context, ids []string) error {
+func (s *checkpoints) thaw(ctx context.Context, ids []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
-	return operation.Do(ctx, "thaw", func(ctx context.Context) error { return s.opts.Processes.Thaw(ctx, ids) })
+	return operation.Do(ctx, "thaw", func(ctx context.Context) error { return s.monitor.Thaw(ctx, ids) })
 }
 
 // dumpOne writes all of a frozen container.
-func (s *Service) dumpOne(ctx context.Context, d dumped, options monitor.CRIUOptions) error {
-	if err := s.opts.Processes.Dump(ctx, d.c.id, filepath.Join(d.dir, checkpoint.ImagesDir), options); err != nil {
+func (s *checkpoints) dumpOne(ctx context.Context, d dumped, options monitor.CRIUOptions) error {
+	if err := s.monitor.Dump(ctx, d.c.id, filepath.Join(d.dir, checkpoint.ImagesDir), options); err != nil {
 		return err
 	}
 	if err := operation.Do(ctx, "export changes", func(ctx context.Context) error { return s.exportRootfs(ctx, d) }); err != nil {
 		return err
 	}
-	return s.describeDump(ctx, d)
+	return s.describeDump(d)
 }
 
-func (s *Service) exportRootfs(ctx context.Context, d dumped) (err error) {
+func (s *checkpoints) exportRootfs(ctx context.Context, d dumped) (err error) {
 	f, err := os.OpenFile(filepath.Join(d.dir, checkpoint.RootfsFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("write changes of root file system: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return s.opts.WritableLayers.ExportRootfs(ctx, d.c.id, f)
+	return s.layers.ExportRootfs(ctx, d.c.id, f)
 }
 
 // describeDump writes what the container is.
-func (s *Service) describeDump(ctx context.Context, d dumped) error {
+func (s *checkpoints) describeDump(d dumped) error {
 	ociSpec, err := s.specs.Get(d.c.id)
 	if err != nil {
 		return fmt.Errorf("read specification of container %s: %w", d.c.id, err)
@@ -147,10 +177,6 @@ func (s *Service) describeDump(ctx context.Context, d dumped) error {
 	rec := d.c.rec.Load()
 	saved := *ociSpec
 	saved.Annotations = dumpAnnotations(d.c)
-	status, err := s.ContainerStatus(ctx, d.c.id, false)
-	if err != nil {
-		return err
-	}
 	return checkpoint.Write(d.dir, &checkpoint.Container{
 		Config: checkpoint.Config{
 			ID: rec.ID, Name: d.c.key.name,
@@ -159,7 +185,7 @@ func (s *Service) describeDump(ctx context.Context, d dumped) error {
 			CreatedTime: time.Unix(0, rec.CreatedAt).UTC(), CheckpointedAt: time.Now().UTC(),
 		},
 		Spec: saved,
-	}, status.GetStatus())
+	}, containerStatus(d.c))
 }
 
 // dumpAnnotations tell tools which container of which pod it was, in the words of

@@ -21,7 +21,7 @@ import (
 // minutes. Nothing is overwritten: if something is at location, that is ErrAlreadyExists,
 // and the archive appears there when it is whole. After an error there is none, and on any
 // outcome the container goes on. What CRIU cannot do is ErrFailedPrecondition.
-func (s *Service) CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error {
+func (s *checkpoints) CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error {
 	c, err := s.containers.find(id)
 	if err != nil {
 		return err
@@ -39,10 +39,10 @@ func (s *Service) CheckpointContainer(ctx context.Context, id, location string, 
 }
 
 // checkpointContainer is not detached: when the caller is gone nobody wants the archive.
-func (s *Service) checkpointContainer(ctx context.Context, c *container, location string) (err error) {
+func (s *checkpoints) checkpointContainer(ctx context.Context, c *container, location string) (err error) {
 	s.background.Add(1)
 	defer s.background.Done()
-	if err := s.requireCheckpointable(c); err != nil {
+	if err := c.requireCheckpointable(); err != nil {
 		return err
 	}
 	if err := freeLocation(location); err != nil {

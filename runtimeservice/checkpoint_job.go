@@ -25,7 +25,7 @@ const jobFile = "job.json"
 
 // beginCheckpoint writes down what is going to be made. The caller calls endCheckpoint,
 // also after an error of what follows.
-func (s *Service) beginCheckpoint(job checkpointJob) (checkpointJob, error) {
+func (s *checkpoints) beginCheckpoint(job checkpointJob) (checkpointJob, error) {
 	job.id = newID()
 	job.dir = s.checkpointDir(job.id)
 	data, err := json.Marshal(job)
@@ -43,7 +43,7 @@ func (s *Service) beginCheckpoint(job checkpointJob) (checkpointJob, error) {
 
 // endCheckpoint removes what is left of a checkpoint that is done or given up; idempotent.
 // In a client's directory it removes all, unless the mark is gone: then it is whole.
-func (s *Service) endCheckpoint(job checkpointJob) error {
+func (s *checkpoints) endCheckpoint(job checkpointJob) error {
 	var errs []error
 	if job.Partial != "" {
 		errs = append(errs, ignoreMissing(os.Remove(job.Partial)))
@@ -102,8 +102,8 @@ func namesIn(root *os.Root) ([]string, error) {
 
 // clearCheckpoints removes what checkpoints that were cut off have left, and what
 // containers that are gone would have gone on from. It is called by Start.
-func (s *Service) clearCheckpoints() error {
-	entries, err := os.ReadDir(s.checkpointsDir())
+func (s *checkpoints) clearCheckpoints() error {
+	entries, err := os.ReadDir(s.root)
 	if err != nil {
 		return fmt.Errorf("look for checkpoints under way: %w", err)
 	}
@@ -119,7 +119,7 @@ func (s *Service) clearCheckpoints() error {
 		if !isID(id) || entry.Name() != id+"."+jobFile {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(s.checkpointsDir(), entry.Name()))
+		data, err := os.ReadFile(filepath.Join(s.root, entry.Name()))
 		job := checkpointJob{}
 		if err == nil {
 			err = json.Unmarshal(data, &job)

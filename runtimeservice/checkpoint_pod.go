@@ -19,7 +19,7 @@ import (
 // existing, empty directory: all of them as they are at one instant. It takes no longer
 // than ctx's deadline, and two minutes without one. After an error the directory is empty
 // again, and on any outcome all containers go on before it returns.
-func (s *Service) CheckpointPod(ctx context.Context, req *runtimeapi.CheckpointPodRequest) error {
+func (s *checkpoints) CheckpointPod(ctx context.Context, req *runtimeapi.CheckpointPodRequest) error {
 	sb, err := s.sandboxes.find(req.GetPodSandboxId())
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (s *Service) CheckpointPod(ctx context.Context, req *runtimeapi.CheckpointP
 	return nil
 }
 
-func (s *Service) checkpointPod(ctx context.Context, sb *sandbox, req *runtimeapi.CheckpointPodRequest) (err error) {
+func (s *checkpoints) checkpointPod(ctx context.Context, sb *sandbox, req *runtimeapi.CheckpointPodRequest) (err error) {
 	s.background.Add(1)
 	defer s.background.Done()
 	options, err := criuOptions(req.GetOptions())
@@ -85,7 +85,7 @@ func (s *Service) checkpointPod(ctx context.Context, sb *sandbox, req *runtimeap
 }
 
 // selectForCheckpoint finds the containers that a request names, each once.
-func (s *Service) selectForCheckpoint(sb *sandbox, ids []string) ([]*container, error) {
+func (s *checkpoints) selectForCheckpoint(sb *sandbox, ids []string) ([]*container, error) {
 	if len(ids) == 0 {
 		return nil, invalid("container_ids", "must not be empty")
 	}
@@ -101,7 +101,7 @@ func (s *Service) selectForCheckpoint(sb *sandbox, ids []string) ([]*container, 
 		case slices.Contains(selected, c):
 			return nil, invalid(field, "container %s is named twice", c.id)
 		}
-		if err := s.requireCheckpointable(c); err != nil {
+		if err := c.requireCheckpointable(); err != nil {
 			return nil, fmt.Errorf("%s: %w", field, err)
 		}
 		for _, other := range selected {

@@ -87,7 +87,7 @@ func uniqueNames(configs []*runtimeapi.ContainerConfig) error {
 }
 
 // readPod copies a pod's checkpoint to stage.
-func (s *Service) readPod(ctx context.Context, from, stage string) (*checkpoint.Pod, error) {
+func (s *checkpoints) readPod(ctx context.Context, from, stage string) (*checkpoint.Pod, error) {
 	if !filepath.IsAbs(from) || filepath.Clean(from) != from {
 		return nil, invalid("checkpoint_path", "%q is not an absolute path without detours", from)
 	}
@@ -111,7 +111,7 @@ func (s *Service) readPod(ctx context.Context, from, stage string) (*checkpoint.
 
 // podSources are the checkpoints of the containers, in the order of the request. The names
 // have to be the same ones.
-func (s *Service) podSources(configs []*runtimeapi.ContainerConfig, pod *checkpoint.Pod, stage string) ([]*source, error) {
+func (s *checkpoints) podSources(configs []*runtimeapi.ContainerConfig, pod *checkpoint.Pod, stage string) ([]*source, error) {
 	if len(configs) != len(pod.Containers) {
 		return nil, invalid("container_configs", "there are %d, and the checkpoint has %d containers", len(configs), len(pod.Containers))
 	}

@@ -34,7 +34,7 @@ type source struct {
 }
 
 // newSource has fill write a copy of a checkpoint into a new directory and reads it.
-func (s *Service) newSource(fill func(id, dir string) error) (_ *source, err error) {
+func (s *checkpoints) newSource(fill func(id, dir string) error) (_ *source, err error) {
 	from := &source{id: newID()}
 	from.dir = s.checkpointDir(from.id)
 	defer func() {
@@ -53,7 +53,7 @@ func (s *Service) newSource(fill func(id, dir string) error) (_ *source, err err
 }
 
 // dropSource removes a copy that no container has taken.
-func (s *Service) dropSource(from *source) {
+func (s *checkpoints) dropSource(from *source) {
 	if from == nil {
 		return
 	}
@@ -141,7 +141,7 @@ func (from *source) fill(rec *record.Container) {
 
 // mountFrom makes the copy the container's, and mounts its root file system with what the
 // checkpoint has of it.
-func (s *Service) mountFrom(ctx context.Context, sb *sandbox, rec *record.Container, from *source, dir string, u *undo.Stack) error {
+func (s *checkpoints) mountFrom(ctx context.Context, sb *sandbox, rec *record.Container, from *source, dir string, u *undo.Stack) error {
 	if sb.userNamespace() != "" {
 		return fmt.Errorf("the pod has a user namespace, in which CRIU cannot restore: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -159,13 +159,13 @@ func (s *Service) mountFrom(ctx context.Context, sb *sandbox, rec *record.Contai
 	from.dir = own
 	changes, err := os.Open(filepath.Join(own, checkpoint.RootfsFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return s.opts.RootFilesystems.MountRootfs(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, "")
+		return s.rootfs.MountRootfs(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, "")
 	}
 	if err != nil {
 		return fmt.Errorf("read changes of root file system: %w", err)
 	}
 	defer changes.Close()
-	if err := s.opts.WritableLayers.MountRootfsFrom(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, changes); err != nil {
+	if err := s.layers.MountRootfsFrom(ctx, rec.ID, rec.ImageID, dir, rec.FileLabel, changes); err != nil {
 		return err
 	}
 	// It is in the container's root file system now.
@@ -248,7 +248,7 @@ func sameProcess(was, now *specs.Process) error {
 }
 
 // restoreOf is what a container to be started goes on from; nil if it begins anew.
-func (s *Service) restoreOf(c *container) (*monitor.Restore, error) {
+func (s *checkpoints) restoreOf(c *container) (*monitor.Restore, error) {
 	rec := c.rec.Load()
 	if !rec.Restore {
 		return nil, nil
@@ -266,7 +266,7 @@ func (s *Service) restoreOf(c *container) (*monitor.Restore, error) {
 }
 
 // restoredFrom gives back what a container that runs went on from.
-func (s *Service) restoredFrom(c *container) {
+func (s *checkpoints) restoredFrom(c *container) {
 	if !c.rec.Load().Restore {
 		return
 	}
@@ -274,6 +274,6 @@ func (s *Service) restoredFrom(c *container) {
 }
 
 // removeCheckpoint removes what a container would go on from; idempotent.
-func (s *Service) removeCheckpoint(_ context.Context, id string) error {
+func (s *checkpoints) removeCheckpoint(_ context.Context, id string) error {
 	return removeDump(s.checkpointDir(id))
 }

@@ -157,6 +157,7 @@ type Service struct {
 	events events.Hub
 	*meter
 	*sessions
+	*checkpoints
 	plugins *pluginEvents
 
 	// background are the operations that nobody waits for.
@@ -183,6 +184,7 @@ func New(opts Options) (*Service, error) {
 	}
 	s.meter = newMeter(s)
 	s.plugins = newPluginEvents(s)
+	s.checkpoints = newCheckpoints(s)
 	s.sessions = &sessions{
 		sandboxes: s.sandboxes, containers: s.containers, monitor: opts.Processes, processes: processes, log: s.log,
 	}
@@ -253,7 +255,7 @@ func (s *Service) makeDirs() error {
 		// special on the node. Who looks for those of others has to guess their IDs,
 		// and does not get further.
 		s.containersDir():  0o711,
-		s.checkpointsDir(): 0o700,
+		s.checkpoints.root: 0o700,
 	} {
 		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
