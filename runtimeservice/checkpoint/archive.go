@@ -187,6 +187,9 @@ func (w *writer) file(name string, r io.Reader) error {
 	if w.left -= n; err == nil && w.left < 0 {
 		return refused(name, "there is more in the archive than its size")
 	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return refused(name, "the archive ends in it")
+	}
 	return diskError(errors.Join(err, f.Close()))
 }
 

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -40,10 +41,11 @@ func (c *copier) dir(name string) error {
 	if err != nil {
 		return err
 	}
-	entries, err := f.ReadDir(maxEntries)
+	// One more than there may be: it is refused when it is counted.
+	entries, err := f.ReadDir(maxEntries + 1)
 	f.Close()
-	if err != nil && len(entries) == 0 && name != "." {
-		return nil // an empty directory ends at once
+	if err != nil && err != io.EOF { // that of an empty directory
+		return err
 	}
 	for _, entry := range entries {
 		path := filepath.Join(name, entry.Name())

@@ -3,12 +3,12 @@ package checkpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-
-	"fmt"
-	"golang.org/x/sys/unix"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // PodFile is the file that describes the checkpoint of a pod, and the last to be written.
