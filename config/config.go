@@ -101,6 +101,7 @@ type Images struct {
 	Inflate         string        `yaml:"inflate"`
 	KeepBlobs       bool          `yaml:"keepBlobs"`
 	Pinned          []string      `yaml:"pinned"`
+	ImportDirs      []string      `yaml:"importDirs"`
 	Platform        string        `yaml:"platform"`
 	PolicyFile      string        `yaml:"policyFile"`
 	// DecryptionKeysDir has the keys of encrypted images.

@@ -111,6 +111,7 @@ func (k *checker) identity(key, value, want string) {
 
 func (k *checker) images(c *Images) {
 	k.paths("images.certsDirs", c.CertsDirs)
+	k.paths("images.importDirs", c.ImportDirs)
 	k.between("images.parallelLayers", c.ParallelLayers, 1, 100)
 	k.between("images.blobConnections", c.BlobConnections, 1, 16)
 	k.atLeast("images.stallTimeout", c.StallTimeout, time.Second)

@@ -37,6 +37,7 @@ func TestValidate(t *testing.T) {
 		{"metrics.address", func(c *Config) { c.Metrics.Address = ":65536" }},
 		{"metrics.address", func(c *Config) { c.Metrics.Address = ":http" }},
 		{"metrics.address", func(c *Config) { c.Metrics.Address = ":0080" }},
+		{"images.importDirs[0]", func(c *Config) { c.Images.ImportDirs = []string{"images.d"} }},
 		{"images.certsDirs[0]", func(c *Config) { c.Images.CertsDirs = []string{"certs.d"} }},
 		{"images.parallelLayers", func(c *Config) { c.Images.ParallelLayers = 0 }},
 		{"images.stallTimeout", func(c *Config) { c.Images.StallTimeout = 0 }},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -28,8 +29,8 @@ type LoadOptions struct {
 	// Progress, when not nil, is told each image as its layers are unpacked.
 	Progress func(name string)
 
-	// stamp identifies the file of a watched folder: its images are pinned.
-	stamp string
+	// from is the file of a watched folder, which pins the images.
+	from *store.Import
 }
 
 // Loaded is an image that came from an archive.
@@ -132,6 +133,13 @@ func (l *loading) run(ctx context.Context) ([]Loaded, error) {
 	}
 	if len(ready) == 0 {
 		return nil, errors.Join(append(others, fmt.Errorf("no image in the archive is for %s: %w", manifest.Format(l.platform), errdefs.ErrNotFound))...)
+	}
+	if l.o.from != nil {
+		ids := map[digest.Digest]bool{}
+		for _, r := range ready {
+			ids[r.id] = true
+		}
+		l.o.from.Images = len(ids)
 	}
 	var loaded []Loaded
 	for _, r := range ready {
@@ -284,8 +292,8 @@ func (l *loading) record(r arrived) ([]string, error) {
 		}
 	}
 	image := r.record(time.Now())
-	if l.o.stamp != "" {
-		image.Imports = []string{l.o.stamp}
+	if l.o.from != nil {
+		image.Imports = []store.Import{*l.o.from}
 	}
 	return names, l.s.store.PutImage(image, names, r.config, r.manifest.Content)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-cri/berth/imageservice/inflate"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/store"
+	"github.com/berth-cri/berth/operation"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -80,6 +81,11 @@ type Options struct {
 	// DiscardBlobs keeps no layer in the form in which it came once it is unpacked. An
 	// image without them cannot leave the node.
 	DiscardBlobs bool
+	// ImportDirs are folders whose archives are imported, and pinned as long as they are
+	// there.
+	ImportDirs []string
+	// Operations lists imports while they run; nil for nowhere.
+	Operations *operation.Registry
 	// UserAgent is sent to registries.
 	UserAgent string
 	Logger    *slog.Logger
@@ -111,6 +117,7 @@ type Service struct {
 	volumes    keyedMutex // by image ID
 	admission  *admission
 	decryption *decryption
+	imports    *importer
 	counters   counters
 }
 
@@ -176,6 +183,7 @@ func New(o Options) (*Service, error) {
 	if s.store, err = store.Open(store.Places{Root: o.Root, Images: o.ImagesDir, Writable: o.WritableDir}, o.WritableQuota, o.Logger); err != nil {
 		return nil, err
 	}
+	s.imports = newImporter(s, o.ImportDirs)
 	s.pullCtx, s.pullStop = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -190,6 +198,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.usageLoop(ctx) })
 	wg.Go(func() { s.expireLoop(ctx) })
 	wg.Go(func() { s.reconcileLoop(ctx) })
+	wg.Go(func() { s.imports.run(ctx) })
 	<-ctx.Done()
 	s.Close()
 	wg.Wait()

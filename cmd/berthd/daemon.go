@@ -131,6 +131,8 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 		CertsDirs:         cfg.Images.CertsDirs,
 		Platform:          platform(cfg.Images.Platform),
 		Pinned:            cfg.Images.Pinned,
+		ImportDirs:        cfg.Images.ImportDirs,
+		Operations:        s.Operations,
 		ParallelLayers:    cfg.Images.ParallelLayers,
 		BlobConnections:   cfg.Images.BlobConnections,
 		StallTimeout:      cfg.Images.StallTimeout,

@@ -12,9 +12,10 @@ type imageMetrics struct {
 	images interface {
 		Counters() imageservice.Counters
 		Pulls() []imageservice.Pull
+		Imports() []imageservice.Import
 	}
 	pulls, bytes, blobs, split, layers *prometheus.Desc
-	fetched, size                      *prometheus.Desc
+	fetched, size, imports             *prometheus.Desc
 }
 
 func newImageMetrics(images *imageservice.Service) *imageMetrics {
@@ -32,12 +33,14 @@ func newImageMetrics(images *imageservice.Service) *imageMetrics {
 			"Bytes of layers that a running pull has, by image.", []string{"image"}, nil),
 		size: desc("berth_image_pull_running_size_bytes",
 			"Bytes of layers that a running pull needs, without those that were here, by image.", []string{"image"}, nil),
+		imports: desc("berth_image_import_files",
+			"Files in the folders that are watched for images, by state: waiting, imported, failed.", []string{"state"}, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *imageMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.pulls, m.bytes, m.blobs, m.split, m.layers, m.fetched, m.size} {
+	for _, d := range []*prometheus.Desc{m.pulls, m.bytes, m.blobs, m.split, m.layers, m.fetched, m.size, m.imports} {
 		ch <- d
 	}
 }
@@ -58,6 +61,17 @@ func (m *imageMetrics) Collect(ch chan<- prometheus.Metric) {
 	total(m.split, c.Split)
 	total(m.layers, c.Layers)
 	m.running(ch)
+	m.imported(ch)
+}
+
+func (m *imageMetrics) imported(ch chan<- prometheus.Metric) {
+	files := map[imageservice.ImportState]int{imageservice.ImportWaiting: 0, imageservice.ImportImported: 0, imageservice.ImportFailed: 0}
+	for _, i := range m.images.Imports() {
+		files[i.State]++
+	}
+	for state, n := range files {
+		ch <- prometheus.MustNewConstMetric(m.imports, prometheus.GaugeValue, float64(n), string(state))
+	}
 }
 
 func (m *imageMetrics) running(ch chan<- prometheus.Metric) {

@@ -24,10 +24,19 @@ func (fakePulls) Pulls() []imageservice.Pull {
 	return []imageservice.Pull{{Ref: "r.example/a:1", Layers: layers}, {Ref: "r.example/a:1", Layers: layers[:1]}, {Ref: "r.example/b:1"}}
 }
 
+func (fakePulls) Imports() []imageservice.Import {
+	return []imageservice.Import{{State: imageservice.ImportImported}, {State: imageservice.ImportFailed}, {State: imageservice.ImportImported}}
+}
+
 func TestImageMetrics(t *testing.T) {
 	m := newImageMetrics(nil)
 	m.images = fakePulls{}
 	want := `
+# HELP berth_image_import_files Files in the folders that are watched for images, by state: waiting, imported, failed.
+# TYPE berth_image_import_files gauge
+berth_image_import_files{state="failed"} 1
+berth_image_import_files{state="imported"} 2
+berth_image_import_files{state="waiting"} 0
 # HELP berth_image_pull_bytes_total Bytes of layers as they are compressed, by where they came from: network, or resumed (an earlier transfer).
 # TYPE berth_image_pull_bytes_total counter
 berth_image_pull_bytes_total{source="network"} 4000

@@ -56,12 +56,21 @@ type Image struct {
 	Sources []Source `json:"sources,omitempty"`
 	// Imports are the files of watched folders that hold the image: it is pinned while
 	// there is one. An image that is recorded again keeps those it has.
-	Imports []string `json:"imports,omitempty"`
+	Imports []Import `json:"imports,omitempty"`
 
 	// Config is the parsed configuration; callers must not change it.
 	Config *ocispec.Image `json:"-"`
 	// ConfigSize is that of the configuration as it came.
 	ConfigSize int64 `json:"-"`
+}
+
+// Import is a file of a watched folder that holds an image.
+type Import struct {
+	Path string `json:"path"`
+	// Version tells one content of the file from another.
+	Version string `json:"version"`
+	// Images is how many images the file holds in all.
+	Images int `json:"images"`
 }
 
 // Name is a reference that leads to an image. Seq grows with every naming: when a
@@ -86,6 +95,7 @@ func (i *Image) clone() *Image {
 	c := *i
 	c.Names = slices.Clone(i.Names)
 	c.Sources = slices.Clone(i.Sources)
+	c.Imports = slices.Clone(i.Imports)
 	return &c
 }
 
@@ -237,7 +247,8 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 		if img.Signatures == nil {
 			img.Signatures = old.Signatures
 		}
-		img.Imports = append(slices.Clone(old.Imports), img.Imports...)
+		known := slices.DeleteFunc(slices.Clone(old.Imports), func(i Import) bool { return slices.Contains(img.Imports, i) })
+		img.Imports = append(known, img.Imports...)
 	}
 	img.nameAnew(s.nextNames(img.ID, refs), refs, old)
 	if len(img.Names) > maxNames {

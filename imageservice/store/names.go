@@ -39,6 +39,14 @@ func (s *Store) UnnameImage(ref string) (digest.Digest, error) {
 	})
 }
 
+// DropImports takes the files of watched folders that are over off an image's record.
+func (s *Store) DropImports(id digest.Digest, over func(Import) bool) error {
+	return s.changeImage(id, func(img *Image) error {
+		img.Imports = slices.DeleteFunc(img.Imports, over)
+		return nil
+	})
+}
+
 // changeImage records what change makes of an image, in which the layers have to stay.
 func (s *Store) changeImage(id digest.Digest, change func(*Image) error) error {
 	s.commit.Lock()
