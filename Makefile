@@ -50,7 +50,8 @@ demo: build cni-plugins ## Pull, run, reach, exec into, log, measure and remove 
 	hack/demo.sh
 
 .PHONY: test
-test: test-unit test-integration ## Unit tests with the race detector, then the integration suite.
+test: test-unit test-integration ## Unit tests with the race detector, the integration suite, and some crashes.
+	$(MAKE) test-crash N=10 CRASH_FLAGS=-short
 
 .PHONY: test-unit
 test-unit: build cni-plugins
@@ -60,13 +61,15 @@ test-unit: build cni-plugins
 test-integration: build cni-plugins
 	go test -count=1 -timeout 20m ./cri/integration/...
 
-# How many kills at random steps; 500 take about half an hour. SEED repeats a run.
+# How many kills at random steps; 500 take about half an hour. SEED repeats a run, and
+# CRASH_FLAGS=-short has it go through half of the steps.
 N    ?= 40
 SEED ?=
+CRASH_FLAGS ?=
 
 .PHONY: test-crash
 test-crash: setup ## Kill berthd at every step and at N random ones, cut the power, fail the disk.
-	CRASH_N=$(N) CRASH_SEED=$(SEED) go test -count=1 -timeout 90m ./cri/crash
+	CRASH_N=$(N) CRASH_SEED=$(SEED) go test -count=1 -timeout 90m $(CRASH_FLAGS) ./cri/crash
 
 # What depends on the runtime, with another one than Berth's own; the whole suite with
 # RUNTIME_TESTS=. RUNTIME_SKIP=^$$

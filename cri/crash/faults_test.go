@@ -24,10 +24,19 @@ const diskSize = 192 << 20
 // work runs the workload for a while and returns the errors of its calls.
 func work(t *testing.T, n *testnode.Node, during time.Duration) []error {
 	t.Helper()
+	return workUntil(t, n, func() { time.Sleep(during) })
+}
+
+// workUntil is work until f returns.
+func workUntil(t *testing.T, n *testnode.Node, f func()) []error {
+	t.Helper()
 	// No deadline goes with the calls: they are cut off.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	time.AfterFunc(during, cancel)
+	go func() {
+		defer cancel()
+		f()
+	}()
 	w := &workload{n: n, ctx: ctx, logs: t.TempDir()}
 	errs := w.run()
 	if _, err := n.Images().ListImages(t.Context(), nil); err != nil {
@@ -40,14 +49,18 @@ func work(t *testing.T, n *testnode.Node, during time.Duration) []error {
 // to it that nothing is left of that.
 func TestErrorAtEveryStep(t *testing.T) {
 	n := newNode(t)
-	for i, p := range points(t) {
+	for i, p := range some(t, points(t)) {
 		if !p.canFail {
 			continue
 		}
 		kind := []string{"EIO", "ENOSPC"}[i%2]
 		t.Run(p.name+"="+kind, func(t *testing.T) {
 			start(t, n, p.name+"="+kind+"@2")
-			for _, err := range work(t, n, 3*time.Second) {
+			errs := workUntil(t, n, func() {
+				eventually(t, p.name, func() error { return acted(n) })
+				time.Sleep(300 * time.Millisecond) // some go on
+			})
+			for _, err := range errs {
 				t.Logf("a call: %v", err)
 			}
 			verify(t, n)

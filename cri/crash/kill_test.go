@@ -63,6 +63,16 @@ func points(t *testing.T) []point {
 	return found
 }
 
+// some are all points, or with -short about half of them, by chance.
+func some(t *testing.T, all []point) []point {
+	t.Helper()
+	if !testing.Short() {
+		return all
+	}
+	random := rand.New(rand.NewPCG(seed(t), 0))
+	return slices.DeleteFunc(all, func(point) bool { return random.IntN(2) == 0 })
+}
+
 // crash runs the workload on a berthd that ends at the failpoint, and starts another.
 // It tells whether the first one has ended there.
 func crash(t *testing.T, n *testnode.Node, at string) bool {
@@ -112,7 +122,7 @@ func workUntilEnd(t *testing.T, n *testnode.Node) bool {
 // failpoint that it does not come to.
 func TestKillAtEveryStep(t *testing.T) {
 	n := newNode(t)
-	for i, p := range points(t) {
+	for i, p := range some(t, points(t)) {
 		t.Run(p.name, func(t *testing.T) {
 			// Another kill leaves something to do for the start.
 			if p.name == "store/sweep" && !killed(t, n, "layer/file=kill") {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -43,7 +44,8 @@ func verifyAfter(t *testing.T, n *testnode.Node, powerLoss bool) {
 	eventually(t, "the pods are removed", func() error { return noPods(t, n) })
 	eventually(t, "what nothing refers to is removed", func() error { return unreferenced(t, n) })
 	verifyLayers(t, n)
-	runListed(t, n)
+	ran := map[string]bool{}
+	runListed(t, n, ran)
 	for _, img := range images {
 		if err := pull(t.Context(), n, img.name); err != nil {
 			t.Errorf("the next pull of %s: %v", img.name, err)
@@ -53,7 +55,7 @@ func verifyAfter(t *testing.T, n *testnode.Node, powerLoss bool) {
 	if out, err := exec.Command(filepath.Join(bin, "berth"), "--address", n.Socket, "fsck").CombinedOutput(); err != nil {
 		t.Errorf("berth fsck: %v\n%s", err, out)
 	}
-	runListed(t, n)
+	runListed(t, n, ran)
 	eventually(t, "after the next pulls", func() error { return unreferenced(t, n) })
 	eventually(t, "and of its containers", func() error { return noPods(t, n) })
 }
@@ -96,14 +98,22 @@ func list(t *testing.T, n *testnode.Node) []*runtimeapi.Image {
 	return resp.Images
 }
 
-// runListed runs every image that is listed.
-func runListed(t *testing.T, n *testnode.Node) {
+// runListed runs every image that is listed and has not run yet.
+func runListed(t *testing.T, n *testnode.Node, ran map[string]bool) {
 	t.Helper()
 	logs := t.TempDir()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, img := range list(t, n) {
-		if err := runPod(t.Context(), n, img.Id, logs, check); err != nil {
-			t.Errorf("%s %q does not run: %v", img.Id, img.RepoTags, err)
+		if ran[img.Id] {
+			continue
 		}
+		ran[img.Id] = true
+		wg.Go(func() {
+			if err := runPod(t.Context(), n, img.Id, logs, check); err != nil {
+				t.Errorf("%s %q does not run: %v", img.Id, img.RepoTags, err)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -160,6 +161,21 @@ func awaitExit(ctx context.Context, n *testnode.Node, id string) error {
 // startWith starts berthd with a failpoint.
 func startWith(t *testing.T, n *testnode.Node, point string) error {
 	t.Helper()
-	n.Env = []string{failpoint.Env + "=" + point}
+	if err := os.Remove(hits(n)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	n.Env = []string{failpoint.Env + "=" + point, failpoint.HitsEnv + "=" + hits(n)}
 	return n.Start(t.Context())
+}
+
+// hits is where berthd writes down what becomes of its failpoint.
+func hits(n *testnode.Node) string { return n.Log + "-hits" }
+
+// acted tells of a failpoint that has not done anything yet.
+func acted(n *testnode.Node) error {
+	passed, err := os.ReadFile(hits(n))
+	if err == nil && !strings.Contains(string(passed), "hit\n") {
+		err = errors.New("the failpoint is not reached")
+	}
+	return err
 }

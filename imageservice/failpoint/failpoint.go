@@ -9,7 +9,8 @@
 //	BERTH_FAILPOINT=store/record/write=ENOSPC@2+ fails from the second time on
 //	BERTH_FAILPOINT=layer/entry=sleep:50ms@1+    waits every time
 //	BERTH_FAILPOINT=*=kill@120                   at the 120th step, whichever it is
-//	BERTH_FAILPOINT_HITS=/path                   writes down which points it passed
+//	BERTH_FAILPOINT_HITS=/path                   writes down which points it passed,
+//	                                             and "hit" when the chosen one acts
 //
 // Errors are EIO, ENOSPC, EDQUOT and EROFS.
 package failpoint

@@ -52,6 +52,9 @@ func (s *state) hit(name string) error {
 	if !s.due(name) {
 		return nil
 	}
+	if s.log != nil {
+		fmt.Fprintln(s.log, "hit")
+	}
 	if s.plan.wait > 0 {
 		time.Sleep(s.plan.wait)
 		return nil

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,17 +23,24 @@ func (p *Partial) ReadAt(b []byte, offset int64) (int, error) { return p.file.Re
 
 // WriteAt keeps bytes that came before their turn. Size does not count them until
 // Advance comes to them.
-func (p *Partial) WriteAt(b []byte, offset int64) (int, error) { return p.file.WriteAt(b, offset) }
+func (p *Partial) WriteAt(b []byte, offset int64) (int, error) {
+	n, err := p.file.WriteAt(b, offset)
+	if p.unsynced.Add(int64(n)) >= partialStep && time.Since(p.began) > partialCalm {
+		p.syncSoon()
+	}
+	return n, err
+}
 
 // Ahead is what was there, when the blob was opened, behind a gap.
 func (p *Partial) Ahead() []Extent { return p.ahead }
 
 // find learns from the file's holes what an earlier transfer has brought.
 func (p *Partial) find(st os.FileInfo) {
-	p.size, p.ahead = 0, nil
+	p.size.Store(0)
+	p.ahead = nil
 	for _, e := range dataOf(p.file, st) {
 		if e.From == 0 {
-			p.size = e.To
+			p.size.Store(e.To)
 		} else {
 			p.ahead = append(p.ahead, e)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berth-cri/berth/imageservice/failpoint"
@@ -28,19 +29,20 @@ const (
 
 // Partial is the beginning of a blob, kept while the blob is fetched so that a pull
 // after a failure, a kill or a reboot goes on where it ended. What it holds is
-// verified with the rest of the blob, by who reads it. It is for one goroutine.
+// verified with the rest of the blob, by who reads it. It is for one goroutine, but
+// for ReadAt and WriteAt.
 type Partial struct {
 	s      *Store
 	file   *os.File
 	path   string
 	digest digest.Digest
-	size   int64
+	size   atomic.Int64
 	ahead  []Extent // what was there behind a gap
 	began  time.Time
 
-	syncing sync.WaitGroup
-	busy    chan struct{} // holds a token while a sync runs
-	synced  int64
+	syncing  sync.WaitGroup
+	busy     chan struct{} // holds a token while a sync runs
+	unsynced atomic.Int64  // bytes written since one began
 }
 
 // PartialBlob tells of a partial blob on the disk.
@@ -87,44 +89,38 @@ func (p *Partial) open(size int64) (err error) {
 	} else {
 		p.find(st)
 	}
-	p.synced = p.size
 	return err
 }
 
 // Size is the number of bytes that are there.
-func (p *Partial) Size() int64 { return p.size }
+func (p *Partial) Size() int64 { return p.size.Load() }
 
 // Reader reads what was there when it was called.
-func (p *Partial) Reader() io.Reader { return io.NewSectionReader(p.file, 0, p.size) }
+func (p *Partial) Reader() io.Reader { return io.NewSectionReader(p.file, 0, p.Size()) }
 
 // Write appends what was fetched.
 func (p *Partial) Write(b []byte) (int, error) {
 	if err := failpoint.Hit("store/partial/write"); err != nil {
 		return 0, err
 	}
-	n, err := p.file.WriteAt(b, p.size)
+	n, err := p.WriteAt(b, p.Size())
 	p.Advance(n)
 	return n, err
 }
 
 // Advance says that the next n bytes are there, by WriteAt or from before.
-func (p *Partial) Advance(n int) {
-	p.size += int64(n)
-	if p.size-p.synced >= partialStep && time.Since(p.began) > partialCalm {
-		p.syncSoon()
-	}
-}
+func (p *Partial) Advance(n int) { p.size.Add(int64(n)) }
 
-// syncSoon brings what is there to the disk beside the transfer, and out of the page
-// cache: only a pull that failed reads it again.
+// syncSoon brings what is there to the disk beside the transfer, and what was read out
+// of the page cache: only a pull that failed reads it again.
 func (p *Partial) syncSoon() {
 	select {
 	case p.busy <- struct{}{}:
 	default:
 		return
 	}
-	p.synced = p.size
-	size := p.size
+	p.unsynced.Store(0)
+	size := p.Size()
 	p.syncing.Go(func() {
 		defer func() { <-p.busy }()
 		fd := int(p.file.Fd())
@@ -136,7 +132,7 @@ func (p *Partial) syncSoon() {
 
 // Keep leaves what is there for the next transfer.
 func (p *Partial) Keep() {
-	if p.size == 0 {
+	if p.Size() == 0 {
 		p.Discard()
 		return
 	}
@@ -164,7 +160,8 @@ func (p *Partial) Reset() error {
 	if err := p.file.Truncate(0); err != nil {
 		return fmt.Errorf("empty a partial blob: %w", err)
 	}
-	p.size, p.synced, p.ahead = 0, 0, nil
+	p.size.Store(0)
+	p.ahead = nil
 	return nil
 }
 
