@@ -188,6 +188,65 @@ func TestRepairUnderContainer(t *testing.T) {
 	expectEmpty(t, again)
 }
 
+// An image that was whole on the disk is kept when the next start finds a layer of it
+// damaged, and the layer alone is fetched again, at the next container or by Check.
+func TestLostLayerAtStart(t *testing.T) {
+	damages := map[string]func(dir string) error{
+		"nothing left": os.RemoveAll,
+		"no record":    func(dir string) error { return os.Remove(filepath.Join(dir, "layer.json")) },
+		"torn record":  func(dir string) error { return os.Truncate(filepath.Join(dir, "layer.json"), 10) },
+		"no tree":      func(dir string) error { return os.RemoveAll(filepath.Join(dir, "diff")) },
+	}
+	repairs := map[string]func(t *testing.T, s *Service, id string, lower digest.Digest){
+		"container": func(*testing.T, *Service, string, digest.Digest) {},
+		"check": func(t *testing.T, s *Service, _ string, lower digest.Digest) {
+			expectState(t, check(t, s, CheckOptions{}), "layer "+lower.String(), CheckDamaged)
+			expectState(t, check(t, s, CheckOptions{Repair: true}), "layer "+lower.String(), CheckRepaired)
+		},
+		"pull": func(t *testing.T, s *Service, id string, _ digest.Digest) {
+			mustPull(t, s, status(t, s, id).RepoTags[0])
+		},
+	}
+	for what, damage := range damages {
+		for by, repair := range repairs {
+			t.Run(what+", "+by, func(t *testing.T) {
+				s, r := newService(t, discardBlobs), newRegistry(t)
+				i, lower, upper := twoLayers()
+				id := mustPull(t, s, push(t, r, "app", "1", i))
+				if _, err := s.store.Sync(bg); err != nil {
+					t.Fatal(err)
+				}
+				dir := filepath.Dir(s.store.Diff(lower.DiffID))
+				s.Close()
+				if err := damage(dir); err != nil {
+					t.Fatal(err)
+				}
+				again, err := New(s.opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer again.Close()
+				if _, err := again.ImageStatus(bg, &runtimeapi.ImageSpec{Image: id}, true); err != nil || status(t, again, id) == nil {
+					t.Fatalf("the image is forgotten: %v", err)
+				}
+				repair(t, again, id, lower.DiffID)
+				root := mount(t, again, "c", id)
+				if got := read(t, root, "other") + read(t, root, "top"); got != "othertop" {
+					t.Errorf("%q", got)
+				}
+				for l, want := range map[digest.Digest]int{lower.Descriptor.Digest: 2, upper.Descriptor.Digest: 1} {
+					if n := len(r.Requests("blobs/" + l.String())); n != want {
+						t.Errorf("%s was fetched %d times, want %d", l, n, want)
+					}
+				}
+				removeAll(t, again, "c", id)
+				expectNoSuperseded(t, again)
+				expectEmpty(t, again)
+			})
+		}
+	}
+}
+
 // What is lost is found when a container is to be made, and fetched again alone, once.
 func TestLostLayerAtCreate(t *testing.T) {
 	s, r := newService(t, discardBlobs), newRegistry(t)

@@ -104,6 +104,10 @@ func (s *Service) verbose(img *store.Image) (map[string]string, error) {
 	}
 	for _, id := range img.Layers {
 		l, err := s.store.Layer(id)
+		if isNotFound(err) { // it is lost
+			info.Layers = append(info.Layers, verboseLayer{DiffID: id.String()})
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -120,11 +120,15 @@ func (s *Store) loadImages() error {
 			continue
 		}
 		if missing := s.missing(img.Layers); missing != "" {
-			s.log.Warn("forget an image: a layer of it is not there any more", "image", img.ID, "names", img.Refs(), "layer", missing)
-			if err := s.discard(s.path(imagesDir, name)); err != nil {
-				return err
+			if !s.wasWhole(img.ID) {
+				s.log.Warn("forget an image: it was not on the disk yet when the machine went down", "image", img.ID, "names", img.Refs(), "layer", missing)
+				if err := s.discard(s.path(imagesDir, name)); err != nil {
+					return err
+				}
+				continue
 			}
-			continue
+			s.log.Warn("an image has lost a layer, which is fetched again when it is needed", "image", img.ID, "names", img.Refs(), "layer", missing)
+			s.expect(img.Layers)
 		}
 		s.take(img)
 	}
@@ -134,11 +138,27 @@ func (s *Store) loadImages() error {
 
 func (s *Store) missing(ids []digest.Digest) digest.Digest {
 	for _, id := range ids {
-		if _, ok := s.layers[id]; !ok {
+		if e, ok := s.layers[id]; !ok || e.missing {
 			return id
 		}
 	}
 	return ""
+}
+
+// wasWhole tells whether an image was on the disk with all its layers once: then what
+// is missing is damage. Else the image is one that a power loss has cut off.
+func (s *Store) wasWhole(id digest.Digest) bool {
+	_, err := os.Lstat(s.imagePath(id, syncedFile))
+	return err == nil
+}
+
+// expect makes those of the layers that are not there missing ones.
+func (s *Store) expect(ids []digest.Digest) {
+	for _, id := range ids {
+		if _, ok := s.layers[id]; !ok {
+			s.layers[id] = &layerEntry{rec: Layer{DiffID: id}, missing: true}
+		}
+	}
 }
 
 // take puts img into the maps and refers to its layers.

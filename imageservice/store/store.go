@@ -3,7 +3,7 @@
 //
 // Below its root:
 //
-//	images/<config digest>/    record.json, config.json, manifest.json
+//	images/<config digest>/    record.json, config.json, manifest.json, synced
 //	layers/<DiffID>/           layer.json, diff/, inventory, synced
 //	superseded/<n>/            layer/, users: damaged layers that running containers use
 //	rootfs/<container ID>/     rootfs.json, upper/, work/, volumes/
@@ -107,8 +107,8 @@ type layerEntry struct {
 	synced bool
 	// unsyncable is set when the kernel told of a lost write.
 	unsyncable bool
-	// missing is set when the layer was found to be damaged beyond use. Who refers
-	// to it still does, and has it when it comes back.
+	// missing is set when the layer was found to be damaged beyond use, or not to be
+	// there. Who refers to it still does, and has it when it comes back.
 	missing bool
 }
 

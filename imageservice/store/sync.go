@@ -124,6 +124,23 @@ func (s *Store) giveUpSync(id digest.Digest) {
 	}
 }
 
+// markWhole leaves a mark in an image's directory once all its layers have theirs. The
+// layers of an image that is recorded anew with others may lose one without being
+// forgotten; then it is fetched again.
+func (s *Store) markWhole(id digest.Digest) error {
+	s.mu.RLock()
+	img, ok := s.images[id]
+	for i := 0; ok && i < len(img.Layers); i++ {
+		e := s.layers[img.Layers[i]]
+		ok = e != nil && e.synced
+	}
+	s.mu.RUnlock()
+	if !ok {
+		return nil
+	}
+	return os.WriteFile(s.imagePath(id, syncedFile), nil, 0o600)
+}
+
 // syncImages syncs the records of the images that were written since it last did.
 // A record has a checksum: one that failed is written again with the next change.
 func (s *Store) syncImages(ctx context.Context) error {
@@ -137,7 +154,10 @@ func (s *Store) syncImages(ctx context.Context) error {
 	var failed []error
 	for id := range ids {
 		failpoint.Pass("store/sync/image")
-		err := tree.Sync(ctx, s.imagePath(id), false)
+		err := s.markWhole(id)
+		if err == nil {
+			err = tree.Sync(ctx, s.imagePath(id), false)
+		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // removed meanwhile
 			failed = append(failed, err)
 		}
