@@ -475,6 +475,50 @@ func TestTransientErrorsAreRetried(t *testing.T) {
 	}
 }
 
+// A registry that is asked too early, twice and in vain, has the pull fail: it is given the
+// time that it asked for.
+func TestRetryAfterIsHonoured(t *testing.T) {
+	i := small("x")
+	for name, c := range map[string]struct {
+		status int
+		part   string
+		after  func() string
+	}{
+		"429 at a tag":  {http.StatusTooManyRequests, "/manifests/", func() string { return "1" }},
+		"503 at a blob": {http.StatusServiceUnavailable, i.Layers[0].Descriptor.Digest.Encoded(), func() string { return "1" }},
+		"503 with a date": {http.StatusServiceUnavailable, "/manifests/", func() string {
+			return time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, r := newService(t), newRegistry(t)
+			image := push(t, r, "busy", "1", i)
+			var mu sync.Mutex
+			var until time.Time
+			r.Wrap(func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					mu.Lock()
+					defer mu.Unlock()
+					if until.IsZero() {
+						until = time.Now().Add(time.Second)
+					}
+					if strings.Contains(req.URL.Path, c.part) && time.Now().Before(until) {
+						w.Header().Set("Retry-After", c.after())
+						w.WriteHeader(c.status)
+						return
+					}
+					next.ServeHTTP(w, req)
+				})
+			})
+			mustPull(t, s, image)
+			if n := len(r.Requests(c.part)); n < 2 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
+
 // TestResume cuts every connection after a while: the next one goes on where the
 // last one ended.
 func TestResume(t *testing.T) {

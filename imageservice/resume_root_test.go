@@ -203,6 +203,9 @@ func TestManyTags(t *testing.T) {
 		}
 		mustPull(t, s, fmt.Sprintf("%s/app:t%d", r.Host, n))
 	}
+	if asked := r.Requests("/tags/"); len(asked) != 0 {
+		t.Errorf("tags were read: %q", asked)
+	}
 	if img := status(t, s, r.Host+"/app:t7"); len(img.RepoTags) != tags || len(img.RepoDigests) != 1 {
 		t.Errorf("%d tags, %d digests", len(img.RepoTags), len(img.RepoDigests))
 	}

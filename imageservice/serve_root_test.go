@@ -24,6 +24,7 @@ import (
 
 	"github.com/berth-cri/berth/imageservice/imagetest"
 	"github.com/berth-cri/berth/imageservice/noderegistry"
+	"github.com/berth-cri/berth/imageservice/store"
 )
 
 // serveNode serves a service's images and returns the address.
@@ -219,6 +220,38 @@ func TestNodeRegistryRequests(t *testing.T) {
 		{"DELETE", app + "/manifests/" + image.Digest().String() + ns, 405, "UNSUPPORTED"},
 	} {
 		wantFailure(t, addr, c.method, c.path, c.status, c.code)
+	}
+}
+
+// Ten thousand tags are listed in pages, as clients ask for them.
+func TestNodeRegistryPages(t *testing.T) {
+	const count, page = 10_000, 1_000
+	s := newService(t)
+	config := imagetest.New().ConfigBlob()
+	manifest, mediaType := imagetest.New().Manifest()
+	img := store.Image{ID: digest.FromBytes(config), ManifestDigest: digest.FromBytes(manifest), MediaType: mediaType}
+	desc := ocispec.Descriptor{Digest: img.ManifestDigest}
+	img.Sources = []store.Source{{Top: desc, Manifest: desc}}
+	refs := make([]string, count)
+	for i := range refs {
+		refs[i] = fmt.Sprintf("127.0.0.1:5000/open/app:t%05d", i)
+	}
+	if err := s.store.PutImage(img, refs, config, manifest); err != nil {
+		t.Fatal(err)
+	}
+	addr := serveNode(t, s)
+	next, pages := fmt.Sprintf("/v2/open/app/tags/list?ns=127.0.0.1:5000&n=%d", page), 0
+	for at := 0; next != ""; pages++ {
+		resp, body := ask(t, "GET", addr, next)
+		var list struct{ Tags []string }
+		if err := json.Unmarshal(body, &list); err != nil || len(list.Tags) != page || list.Tags[0] != fmt.Sprintf("t%05d", at) {
+			t.Fatalf("page %d: %s: %d tags, %v", pages, resp.Status, len(list.Tags), err)
+		}
+		at += page
+		next, _, _ = strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	}
+	if pages != count/page {
+		t.Errorf("%d pages", pages)
 	}
 }
 

@@ -3,6 +3,7 @@ package noderegistry
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -34,12 +35,15 @@ func (h holding) blobs() []ocispec.Descriptor {
 func (s *Server) held(repo reference.Reference) []holding {
 	var list []holding
 	for _, img := range s.images.Images() {
-		for _, name := range img.Refs() {
-			ref, err := reference.Parse(name)
+		for _, name := range img.Names {
+			if !strings.HasPrefix(name.Ref, repo.Repository()) {
+				continue
+			}
+			ref, err := reference.Parse(name.Ref)
 			if err != nil || ref.Domain != repo.Domain || ref.Path != repo.Path {
 				continue
 			}
-			if source, ok := img.Source(name); ok {
+			if source, ok := img.SourceOf(name); ok {
 				list = append(list, holding{ref.Tag, source})
 			}
 		}

@@ -44,13 +44,18 @@ func (i *Image) Blobs() []digest.Digest {
 // the last one that the image came by. An image recorded without any has none.
 func (i *Image) Source(ref string) (Source, bool) {
 	for _, n := range i.Names {
-		if n.Ref != ref {
-			continue
+		if n.Ref == ref {
+			return i.SourceOf(n)
 		}
-		for _, src := range i.Sources {
-			if src.Top.Digest == n.Top {
-				return src, true
-			}
+	}
+	return i.SourceOf(Name{})
+}
+
+// SourceOf is Source for one of the image's names, which may be many.
+func (i *Image) SourceOf(n Name) (Source, bool) {
+	for _, src := range i.Sources {
+		if src.Top.Digest == n.Top {
+			return src, true
 		}
 	}
 	for _, src := range slices.Backward(i.Sources) {
