@@ -23,6 +23,8 @@ if [ "${1:-}" = vm ]; then
   needs+=(
     [qemu-system-x86]="command -v qemu-system-x86_64"
     [debootstrap]="command -v debootstrap"
+    [debian-archive-keyring]="test -e /usr/share/keyrings/debian-archive-keyring.gpg"
+    [gpgv]="command -v gpgv"
     [e2fsprogs]="command -v mke2fs"
     [secilc]="command -v secilc"
     [util-linux]="command -v mkswap"
@@ -55,5 +57,6 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+apt() { apt-get -qq -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300 "$@"; }
+apt update
+apt install -y --no-install-recommends "${missing[@]}" >/dev/null
