@@ -24,7 +24,7 @@ import (
 )
 
 // startTimeout bounds how long berthd may take until it serves.
-const startTimeout = 30 * time.Second
+const startTimeout = 2 * time.Minute
 
 // Options say what of a node differs from the defaults.
 type Options struct {
