@@ -48,7 +48,7 @@ func (o CRIUOptions) args() []string {
 // The container goes on.
 func (r *Runtime) Checkpoint(ctx context.Context, id, images string, o CRIUOptions) error {
 	args := append([]string{"--leave-running", "--image-path", images, "--work-path", images}, o.args()...)
-	return r.run(ctx, checkpointTime, id, "checkpoint", Streams{}, append(args, id)...)
+	return r.run(ctx, checkpointTime, id, "checkpoint", append(args, id)...)
 }
 
 // Restore makes the bundle of a container and the container, of CRIU's images. It returns
@@ -66,7 +66,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, spec *specs.Spec, imag
 	if streams.Console != "" {
 		args = append(args, "--console-socket", streams.Console)
 	}
-	if err := r.run(ctx, restoreTime, id, "restore", streams, append(args, id)...); err != nil {
+	if err := r.runProcess(ctx, restoreTime, id, "restore", spec.Process, streams, append(args, id)...); err != nil {
 		return 0, err
 	}
 	return readPID(pidFile)

@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,9 +23,14 @@ var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 // giveUpTime is how long a killed program may take to end before nobody waits for it.
 const giveUpTime = time.Second
 
-// run runs a command of the runtime. Its log tells what went wrong; what a command without
-// streams writes does so where the log is silent.
-func (r *Runtime) run(ctx context.Context, limit time.Duration, id, command string, streams Streams, args ...string) error {
+// run runs a command of the runtime that starts no process.
+func (r *Runtime) run(ctx context.Context, limit time.Duration, id, command string, args ...string) error {
+	return r.runProcess(ctx, limit, id, command, &specs.Process{}, Streams{}, args...)
+}
+
+// runProcess runs a command of the runtime that starts a process. Its log tells what went
+// wrong; what a command without streams writes does so where the log is silent.
+func (r *Runtime) runProcess(ctx context.Context, limit time.Duration, id, command string, process *specs.Process, streams Streams, args ...string) error {
 	log, err := os.CreateTemp(r.bundle(id), "log-")
 	if err != nil {
 		return fmt.Errorf("make log of %s: %w", r.name(), err)
@@ -50,7 +57,7 @@ func (r *Runtime) run(ctx context.Context, limit time.Duration, id, command stri
 	if streams.Err == nil {
 		cmd.Stderr = output
 	}
-	ended, err := within(ctx, limit, cmd)
+	ended, err := within(ctx, limit, cmd, process.OOMScoreAdj)
 	switch {
 	case err == nil:
 		return nil
@@ -77,7 +84,10 @@ func (r *Runtime) name() string { return filepath.Base(r.Path) }
 //
 // The program dies with the caller, so that nothing goes on in secret that the caller's
 // successor takes for undone. The kernel ties that to the thread that started it.
-func within(ctx context.Context, limit time.Duration, cmd *exec.Cmd) (ended bool, err error) {
+//
+// The program gets the OOM score, if there is one, for its processes to inherit: crun sets
+// none for exec, and never one of 0, and the caller's own would spare them from being killed.
+func within(ctx context.Context, limit time.Duration, cmd *exec.Cmd, oomScore *int) (ended bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -88,6 +98,11 @@ func within(ctx context.Context, limit time.Duration, cmd *exec.Cmd) (ended bool
 		if err := cmd.Start(); err != nil {
 			started <- err
 			return
+		}
+		if oomScore != nil {
+			// Refused if it is lower than the caller's, and the caller is nested: programs
+			// that set scores tell of it.
+			_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), strconv.AppendInt(nil, int64(*oomScore), 10), 0)
 		}
 		started <- nil
 		done <- cmd.Wait()

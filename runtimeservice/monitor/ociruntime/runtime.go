@@ -71,7 +71,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, strea
 	if streams.Console != "" {
 		args = append(args, "--console-socket", streams.Console)
 	}
-	if err := r.run(ctx, createTime, id, "create", streams, append(args, id)...); err != nil {
+	if err := r.runProcess(ctx, createTime, id, "create", spec.Process, streams, append(args, id)...); err != nil {
 		return 0, commandError(err, spec.Process.Args[0], spec.Process.Cwd)
 	}
 	return readPID(pidFile)
@@ -79,7 +79,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, strea
 
 // Start lets the container's first process execute the command.
 func (r *Runtime) Start(ctx context.Context, id string, process *specs.Process) error {
-	if err := r.run(ctx, startTime, id, "start", Streams{}, id); err != nil {
+	if err := r.run(ctx, startTime, id, "start", id); err != nil {
 		return commandError(err, process.Args[0], process.Cwd)
 	}
 	return nil
@@ -104,7 +104,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, process *specs.Process, s
 	if subCgroup != "" {
 		args = append(args, "--cgroup", subCgroup)
 	}
-	if err := r.run(ctx, execTime, id, "exec", streams, append(args, id)...); err != nil {
+	if err := r.runProcess(ctx, execTime, id, "exec", process, streams, append(args, id)...); err != nil {
 		return 0, commandError(err, process.Args[0], process.Cwd)
 	}
 	return readPID(pidFile)
@@ -112,7 +112,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, process *specs.Process, s
 
 // Kill sends a signal to the container's first process.
 func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error {
-	return r.run(ctx, killTime, id, "kill", Streams{}, id, strconv.Itoa(int(sig)))
+	return r.run(ctx, killTime, id, "kill", id, strconv.Itoa(int(sig)))
 }
 
 // Update changes the limits of a container.
@@ -126,7 +126,7 @@ func (r *Runtime) Update(ctx context.Context, id string, resources *specs.LinuxR
 	if err := writeJSON(file.Name(), resources); err != nil {
 		return fmt.Errorf("write resources: %w", err)
 	}
-	return r.run(ctx, updateTime, id, "update", Streams{}, "--resources", file.Name(), id)
+	return r.run(ctx, updateTime, id, "update", "--resources", file.Name(), id)
 }
 
 // Delete removes what the runtime keeps of a container, and the bundle. It is idempotent.
@@ -136,7 +136,7 @@ func (r *Runtime) Delete(ctx context.Context, id string) (told, err error) {
 	if _, err := os.Lstat(r.bundle(id)); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	told = r.run(ctx, deleteTime, id, "delete", Streams{}, "--force", id)
+	told = r.run(ctx, deleteTime, id, "delete", "--force", id)
 	if err := os.RemoveAll(filepath.Join(r.Root, id)); err != nil {
 		return told, fmt.Errorf("remove state of container: %w", err)
 	}

@@ -188,12 +188,26 @@ func TestAProgramThatHangs(t *testing.T) {
 	t.Errorf("process %d runs on", pid)
 }
 
+// What a process inherits is its own OOM score, not that of the caller.
+func TestOOMScoreIsInherited(t *testing.T) {
+	r := program(t, `until [ $(cat /proc/self/oom_score_adj) = 777 ]; do :; done; echo 4242 > $pidfile`)
+	score := 777
+	spec := testSpec()
+	spec.Process.OOMScoreAdj = &score
+	if _, err := r.Create(t.Context(), "c1", spec, Streams{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Exec(t.Context(), "c1", spec.Process, "", Streams{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestATimeIsUp(t *testing.T) {
 	r := program(t, `exec sleep 1000`)
 	if err := os.MkdirAll(r.bundle("c1"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	err := r.run(t.Context(), 50*time.Millisecond, "c1", "start", Streams{}, "c1")
+	err := r.run(t.Context(), 50*time.Millisecond, "c1", "start", "c1")
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "fakert start: no end within 50ms") {
 		t.Errorf("error is %v", err)
 	}
