@@ -27,11 +27,14 @@ func (s *Server) logUnary(ctx context.Context, req any, info *grpc.UnaryServerIn
 	return resp, err
 }
 
-// logStream writes the line of a streaming call when it ends.
+// logStream writes the line of a streaming call when it ends, at the levels of logUnary.
 func (s *Server) logStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
 	err := handler(srv, stream)
-	s.logCall(stream.Context(), slog.LevelDebug, info.FullMethod, start, err, nil)
+	ctx, level := stream.Context(), callLevel(info.FullMethod, err)
+	if s.logger.Enabled(ctx, level) {
+		s.logCall(ctx, level, info.FullMethod, start, err, subject(ctx, nil, nil))
+	}
 	return err
 }
 

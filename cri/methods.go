@@ -29,6 +29,7 @@ var changing = map[string]bool{
 	runtimeapi.RuntimeService_UpdatePodSandboxResources_FullMethodName: true,
 	runtimeapi.ImageService_PullImage_FullMethodName:                   true,
 	runtimeapi.ImageService_RemoveImage_FullMethodName:                 true,
+	"/berth.v1.Containers/Commit":                                      true,
 }
 
 // changes tells whether a call changes something, by its full method name.

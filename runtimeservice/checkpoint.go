@@ -34,6 +34,8 @@ const (
 type Checkpoints interface {
 	// Freeze has containers stand still, all or none, until Thaw, for longest at most.
 	Freeze(ctx context.Context, ids []string, longest time.Duration) error
+	// FreezeToDump is Freeze where CRIU can be used, else ErrFailedPrecondition.
+	FreezeToDump(ctx context.Context, ids []string, longest time.Duration) error
 	// Dump writes CRIU's images of a frozen container into an existing directory.
 	Dump(ctx context.Context, id, images string, options monitor.CRIUOptions) error
 	// Thaw lets them go on; ErrFailedPrecondition if one of them did already.
@@ -130,7 +132,7 @@ func (s *checkpoints) dumpAll(ctx context.Context, all []dumped, options monitor
 			err = thawed
 		}
 	}()
-	if err := operation.Do(ctx, "freeze", func(ctx context.Context) error { return s.monitor.Freeze(ctx, ids, longest) }); err != nil {
+	if err := operation.Do(ctx, "freeze", func(ctx context.Context) error { return s.monitor.FreezeToDump(ctx, ids, longest) }); err != nil {
 		return err
 	}
 	for _, d := range all {

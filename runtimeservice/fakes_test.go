@@ -314,6 +314,10 @@ func (m *fakeMonitor) Freeze(ctx context.Context, ids []string, _ time.Duration)
 	return m.note(ctx, "freeze", ids...)
 }
 
+func (m *fakeMonitor) FreezeToDump(ctx context.Context, ids []string, longest time.Duration) error {
+	return m.Freeze(ctx, ids, longest)
+}
+
 func (m *fakeMonitor) Dump(ctx context.Context, id, images string, _ monitor.CRIUOptions) error {
 	if err := m.note(ctx, "dump", id); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/imageservice"
@@ -28,6 +29,25 @@ func (f containerFiles) Diff(ctx context.Context, req berthapi.DiffRequest, send
 	return f.images.Changes(ctx, files.ID, written(files), func(c imageservice.Change) error {
 		return send(berthapi.Change{Kind: c.Kind, Path: c.Path})
 	})
+}
+
+// Commit implements berthapi.ContainersServer.
+func (f containerFiles) Commit(ctx context.Context, req berthapi.CommitRequest) (berthapi.Committed, error) {
+	files, err := f.runtime.ContainerFiles(ctx, req.ContainerID)
+	if err != nil {
+		return berthapi.Committed{}, err
+	}
+	o := imageservice.CommitOptions{
+		WrittenOptions: written(files), Name: req.Name, Author: req.Author, Message: req.Message, Changes: req.Changes,
+	}
+	if !req.Running {
+		longest := time.Duration(req.Seconds * float64(time.Second))
+		o.Standstill = func(ctx context.Context, read func(context.Context) error) error {
+			return f.runtime.Standstill(ctx, files.ID, longest, read)
+		}
+	}
+	image, err := f.images.Commit(ctx, files.ID, o)
+	return berthapi.Committed{ID: image.ID, Name: image.Name, Digest: image.Digest.String()}, err
 }
 
 func written(files runtimeservice.ContainerFiles) imageservice.WrittenOptions {

@@ -21,9 +21,31 @@ type Change struct {
 	Path string `json:"path"`
 }
 
+// CommitRequest asks for an image of a container.
+type CommitRequest struct {
+	ContainerID string `json:"containerID"`
+	// Name is that of the image.
+	Name    string   `json:"name"`
+	Author  string   `json:"author,omitempty"`
+	Message string   `json:"message,omitempty"`
+	Changes []string `json:"changes,omitempty"`
+	// Running leaves the container running meanwhile; else it stands still, for Seconds at
+	// most, 0 for two minutes.
+	Running bool    `json:"running,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+// Committed is the image.
+type Committed struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
+}
+
 // ContainersServer answers the service berth.v1.Containers, about the files of containers.
 type ContainersServer interface {
 	Diff(ctx context.Context, req DiffRequest, send func(Change) error) error
+	Commit(ctx context.Context, req CommitRequest) (Committed, error)
 }
 
 // RegisterContainers makes s serve berth.v1.Containers by srv.
@@ -35,6 +57,15 @@ func RegisterContainers(s grpc.ServiceRegistrar, srv ContainersServer) {
 			exchanges("Diff", func(ctx context.Context, srv ContainersServer, x *Exchange) error {
 				return withRequest(x, func(req DiffRequest) error {
 					return srv.Diff(ctx, req, func(c Change) error { return x.Send(c) })
+				})
+			}),
+			exchanges("Commit", func(ctx context.Context, srv ContainersServer, x *Exchange) error {
+				return withRequest(x, func(req CommitRequest) error {
+					image, err := srv.Commit(ctx, req)
+					if err != nil {
+						return err
+					}
+					return x.Send(image)
 				})
 			}),
 		},
@@ -53,4 +84,10 @@ func NewContainersClient(conn grpc.ClientConnInterface) *ContainersClient {
 // Diff calls change with what a container has changed of its image, in the order of paths.
 func (c *ContainersClient) Diff(ctx context.Context, req DiffRequest, change func(Change) error) error {
 	return c.download(ctx, "Diff", req, io.Discard, each(change))
+}
+
+// Commit makes an image of a container.
+func (c *ContainersClient) Commit(ctx context.Context, req CommitRequest) (image Committed, err error) {
+	err = c.download(ctx, "Commit", req, io.Discard, each(func(i Committed) error { image = i; return nil }))
+	return image, err
 }

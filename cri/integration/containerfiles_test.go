@@ -1,24 +1,33 @@
 package integration
 
 import (
+	"bytes"
+	"context"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cri/berthapi"
 )
 
-// files is a client of the daemon's berth.v1.Containers.
-func (d *daemon) files(t testing.TB) *berthapi.ContainersClient {
+// connection is one to the daemon, for the services that are not CRI's.
+func (d *daemon) connection(t testing.TB) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+d.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return berthapi.NewContainersClient(conn)
+	return conn
+}
+
+func (d *daemon) files(t testing.TB) *berthapi.ContainersClient {
+	return berthapi.NewContainersClient(d.connection(t))
 }
 
 func (c *ctr) diff() []string {
@@ -55,5 +64,132 @@ func TestDiff(t *testing.T) {
 		})
 	}
 	err := shared.files(t).Diff(t.Context(), berthapi.DiffRequest{ContainerID: "nobody"}, nil)
+	wantCode(t, "a container that is not there", err, notFound)
+}
+
+func (c *ctr) commit(req berthapi.CommitRequest) (berthapi.Committed, error) {
+	c.t.Helper()
+	req.ContainerID = c.id
+	return c.pod.d.files(c.t).Commit(context.Background(), req)
+}
+
+func image(name string) ctrOption {
+	return func(c *runtimeapi.ContainerConfig) { c.Image = &runtimeapi.ImageSpec{Image: name} }
+}
+
+// An image of a container has its files, runs elsewhere, and leaves and comes back as an archive.
+func TestCommit(t *testing.T) {
+	const name = "example.com/committed:1"
+	for what, options := range map[string][]podOption{"plain": nil, "user namespace": {userNamespace}} {
+		t.Run(what, func(t *testing.T) {
+			c := runPod(t, options...).run(shell(counter))
+			c.sh("mkdir /new && echo text > /new/file && chown 7:8 /new/file && rm /bin/ls && echo x > /dev/shm/x")
+			committed, err := c.commit(berthapi.CommitRequest{Name: name, Changes: []string{`CMD ["sh", "-c", "cat /new/file; stat -c %u:%g /new/file; ls /bin/ls"]`, "ENV WHO=me"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if log := shared.logTail(100); !strings.Contains(log, "method=Commit") || !strings.Contains(log, "container_id="+c.id) {
+				t.Errorf("the audit has no line of it: %s", log)
+			}
+			requireThawed(t)
+			c.counts(c.counts(0))
+			defer shared.removeImage(t, committed.ID)
+			runs := func(of string) {
+				t.Helper()
+				got := runPod(t).run(command(), image(of))
+				same(t, "exit code", got.wait().ExitCode, 1)
+				same(t, "output", got.stdout(), "text\n7:8")
+				if env := runPod(t).output(shell("echo $WHO"), image(of)); env != "me" {
+					t.Errorf("the environment has %q", env)
+				}
+			}
+			runs(committed.ID)
+			c.stop(0)
+			again, err := c.commit(berthapi.CommitRequest{Name: name + "-stopped"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			shared.removeImage(t, again.ID)
+
+			var archive bytes.Buffer
+			archives := berthapi.NewTransfersClient(shared.connection(t))
+			if err := archives.Save(t.Context(), berthapi.SaveRequest{Images: []string{name}}, &archive); err != nil {
+				t.Fatal(err)
+			}
+			shared.removeImage(t, committed.ID)
+			if err := archives.Load(t.Context(), berthapi.LoadRequest{}, &archive, func(berthapi.LoadEvent) {}); err != nil {
+				t.Fatal(err)
+			}
+			same(t, "ID of what was loaded", shared.image(t, name).Id, committed.ID)
+			runs(name)
+		})
+	}
+}
+
+// Whatever ends a commit before it is done, the container goes on and nothing of an image is
+// left.
+func TestCommitThatIsCutOff(t *testing.T) {
+	for what, cut := range map[string]func(t *testing.T, d *daemon){
+		"kill of berthd":        func(t *testing.T, d *daemon) { d.restart(t, syscall.SIGKILL) },
+		"kill of berth-monitor": func(t *testing.T, d *daemon) { kill(t, d.monitor(t)) },
+		"its time":              nil,
+	} {
+		t.Run(what, func(t *testing.T) {
+			d := ownDaemon(t, "")
+			d.pull(t, busybox)
+			c := d.runPod(t, hostNetwork).run(shell(`head -c 100000000 /dev/urandom > /large; ` + counter))
+			c.counts(0)
+			before := disk(t, d)
+			req := berthapi.CommitRequest{Name: "cut:off"}
+			if cut == nil {
+				req.Seconds = 0.2
+			}
+			done := make(chan error, 1)
+			go func() {
+				_, err := c.commit(req)
+				done <- err
+			}()
+			eventually(t, "the container is frozen", func() bool { return c.frozen() || len(done) > 0 })
+			if cut != nil {
+				cut(t, d)
+			}
+			if err := <-done; err == nil {
+				t.Error("the commit was through before: it needs more to write")
+			}
+			eventually(t, "the container is not frozen", func() bool { return !c.frozen() })
+			c.counts(c.counts(0))
+			if st, err := d.images.ImageStatus(t.Context(), &runtimeapi.ImageSpec{Image: "cut:off"}, false); err != nil || st.Image != nil {
+				t.Errorf("there is an image: %v, %v", st, err)
+			}
+			eventually(t, "nothing is left on the disk", func() bool { return disk(t, d) == before })
+		})
+	}
+}
+
+// disk tells what a daemon keeps of images, and what it is about to.
+func disk(t *testing.T, d *daemon) string {
+	t.Helper()
+	usage, err := d.storage(t).DiskUsage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, i := range usage.Items {
+		if i.Kind != "container" && i.Kind != "log" && i.Kind != "record" {
+			all = append(all, i.Kind+" "+i.ID)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
+func TestCommitRefuses(t *testing.T) {
+	c := runPod(t).run(shell("sleep 1000"))
+	_, err := c.commit(berthapi.CommitRequest{Name: "A B"})
+	wantCode(t, "a bad name", err, invalidArgument)
+	_, err = c.commit(berthapi.CommitRequest{Name: "a", Changes: []string{"RUN x"}})
+	wantCode(t, "a bad change", err, invalidArgument)
+	c.id = "nobody"
+	_, err = c.commit(berthapi.CommitRequest{Name: "a"})
 	wantCode(t, "a container that is not there", err, notFound)
 }

@@ -3,11 +3,13 @@ package layer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +62,48 @@ func TestPackUnpack(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(to, "etc")); err != nil || info.Mode().Perm() != 0o751 {
 		t.Errorf("the directory is %v, %v", info, err)
+	}
+}
+
+// What takes the place of a file while it is packed is not opened if it is a device: to open
+// one is to use it. Here that would fail, since nothing drives it.
+func TestPackOpensNoDevice(t *testing.T) {
+	dir := t.TempDir()
+	file, device := filepath.Join(dir, "file"), filepath.Join(dir, "device")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o644), unix.Mknod(device, unix.S_IFCHR, int(unix.Mkdev(240, 77)))); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, file, unix.AT_FDCWD, device, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	replaced := 0
+	for n := 0; n < 100_000 && replaced < 20; n++ {
+		root, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Pack(context.Background(), root, io.Discard, PackOptions{})
+		root.Close()
+		if errors.Is(err, errdefs.ErrUnavailable) {
+			replaced++
+		} else if err != nil {
+			t.Errorf("pack: %v", err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+	if replaced == 0 {
+		t.Error("the race was never lost")
 	}
 }
 

@@ -30,6 +30,8 @@ const (
 	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1"
 	dockerConfig   = "application/vnd.docker.container.image.v1+json"
+	// DockerLayer is a layer in a manifest of Docker.
+	DockerLayer = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 )
 
 // Document is an index or the manifest of an image; one of the two is not nil.

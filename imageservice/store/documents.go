@@ -25,6 +25,19 @@ func (s *Store) Manifest(img *Image) ([]byte, error) {
 	return content, nil
 }
 
+// ConfigDocument returns the configuration of an image to run as it came. The error is
+// ErrDamagedDocument when it is not that any more.
+func (s *Store) ConfigDocument(img *Image) ([]byte, error) {
+	content, err := os.ReadFile(s.imagePath(img.ID, configFile))
+	if err != nil {
+		return nil, fmt.Errorf("configuration of image %s: %w: %w", img.ID, err, ErrDamagedDocument)
+	}
+	if got := img.ID.Algorithm().FromBytes(content); got != img.ID {
+		return nil, fmt.Errorf("configuration of image %s has digest %s: %w", img.ID, got, ErrDamagedDocument)
+	}
+	return content, nil
+}
+
 // ErrDamagedDocument marks a record, configuration or manifest on the disk that is not
 // what it should be.
 var ErrDamagedDocument = fmt.Errorf("the document is damaged: %w", errdefs.ErrDataLoss)

@@ -10,13 +10,18 @@ import (
 // Freeze has containers stand still, all or none, until Thaw is called with the same
 // ones. They go on by themselves when longest is over, when this client loses its
 // connection and when the monitor dies: nothing stays frozen because somebody is gone.
-// Containers that are frozen already, or do not run, are ErrFailedPrecondition; so is a
-// machine on which CRIU cannot be used, and then nothing was frozen.
+// Containers that are frozen already, or do not run, are ErrFailedPrecondition.
 func (c *Client) Freeze(ctx context.Context, ids []string, longest time.Duration) error {
 	return c.doJSON(ctx, protocol.MethodFreeze, protocol.Freeze{IDs: ids, Longest: longest}, nil)
 }
 
-// Dump writes the images of a container that Freeze has frozen into an existing
+// FreezeToDump is Freeze for those that Dump is called with then. A machine on which CRIU
+// cannot be used is ErrFailedPrecondition, and then nothing was frozen.
+func (c *Client) FreezeToDump(ctx context.Context, ids []string, longest time.Duration) error {
+	return c.doJSON(ctx, protocol.MethodFreeze, protocol.Freeze{IDs: ids, Longest: longest, Dump: true}, nil)
+}
+
+// Dump writes the images of a container that FreezeToDump has frozen into an existing
 // directory. It returns when nothing is written any more, also when the time that Freeze
 // got is over. What CRIU cannot dump is ErrFailedPrecondition.
 func (c *Client) Dump(ctx context.Context, id, images string, options CRIUOptions) error {

@@ -181,6 +181,8 @@ type CRIUOptions struct {
 type Freeze struct {
 	IDs     []string      `json:"ids"`
 	Longest time.Duration `json:"longest"`
+	// Dump says that dumps are to follow: nothing is frozen where CRIU cannot be used.
+	Dump bool `json:"dump,omitempty"`
 }
 
 // Frozen names those to let go on.

@@ -46,9 +46,11 @@ func (s *Server) freeze(req *protocol.Freeze, gone <-chan struct{}) error {
 	}
 	ctx, stop := context.WithTimeoutCause(context.Background(), req.Longest, errFreezeEnd)
 	h.ctx, h.cancel = context.WithCancelCause(ctx)
-	if err := s.requireCRIU(h.ctx); err != nil {
-		stop()
-		return err
+	if req.Dump {
+		if err := s.requireCRIU(h.ctx); err != nil {
+			stop()
+			return err
+		}
 	}
 	if err := h.claim(); err != nil {
 		stop()
