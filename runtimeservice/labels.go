@@ -58,22 +58,25 @@ func (s *Service) deleteContainerRecord(id string) error {
 // relabelVolumes labels the files of those mounts that the request says so of, and
 // of no others: a path of the node that a pod has mounted need not be the pod's.
 func (s *Service) relabelVolumes(ctx context.Context, rec *record.Container, config *runtimeapi.ContainerConfig, ociSpec *specs.Spec) error {
-	if rec.FileLabel == "" {
-		return nil
-	}
 	for i, m := range config.GetMounts() {
 		if !m.GetSelinuxRelabel() {
 			continue
 		}
-		source := mountedAt(ociSpec, path.Clean(m.GetContainerPath()))
-		err := operation.Do(ctx, stageRelabel, func(ctx context.Context) error {
-			return abandonable(ctx, func() error { return s.opts.Labels.Relabel(ctx, source, rec.FileLabel) })
-		})
-		if err != nil {
+		if err := s.relabel(ctx, mountedAt(ociSpec, path.Clean(m.GetContainerPath())), rec.FileLabel); err != nil {
 			return fmt.Errorf("config.mounts[%s].selinux_relabel: %w", strconv.Itoa(i), err)
 		}
 	}
 	return nil
+}
+
+// relabel labels the files below a path of the node; "" is no label.
+func (s *Service) relabel(ctx context.Context, source, label string) error {
+	if label == "" {
+		return nil
+	}
+	return operation.Do(ctx, stageRelabel, func(ctx context.Context) error {
+		return abandonable(ctx, func() error { return s.opts.Labels.Relabel(ctx, source, label) })
+	})
 }
 
 // mountedAt is the source of the mount at a destination: resolved, as it will be

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	nriapi "github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -169,6 +170,29 @@ func TestLabelsAfterAFailure(t *testing.T) {
 	}
 	if got := labels.holders(); !slices.Equal(got, []string{pod}) {
 		t.Errorf("a level is held by %v", got)
+	}
+}
+
+// A plugin's mount is labelled if the plugin says so, and what is not, is not.
+func TestLabelsOfWhatPluginsMount(t *testing.T) {
+	n, labels := labelledNode(t)
+	s, _ := n.start()
+	adjust := &nriapi.ContainerAdjustment{}
+	adjust.AddMount(&nriapi.Mount{Destination: "/plain", Source: "/pods/plain", Type: "bind"})
+	adjust.AddMount(&nriapi.Mount{Destination: "/ours", Source: "/pods/ours", Type: "bind", Options: []string{"ro", nriapi.SELinuxRelabel}})
+	got, err := s.adjuster(t.Context(), "file-1").Adjust(&specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}, adjust)
+	if err != nil || !slices.Equal(labels.relabeled, []string{"/pods/ours file-1"}) {
+		t.Errorf("labelled are %q: %v", labels.relabeled, err)
+	}
+	if last := got.Mounts[len(got.Mounts)-1]; !slices.Equal(last.Options, []string{"ro"}) {
+		t.Errorf("the mount has the options %q", last.Options)
+	}
+	labels.fail = errors.New("read-only file system")
+	if _, err := s.adjuster(t.Context(), "file-1").Adjust(got, adjust); !errors.Is(err, labels.fail) {
+		t.Errorf("a mount that cannot be labelled: %v", err)
+	}
+	if _, err := s.adjuster(t.Context(), "").Adjust(got, adjust); err != nil {
+		t.Errorf("without SELinux: %v", err)
 	}
 }
 

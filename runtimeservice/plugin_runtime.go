@@ -78,8 +78,9 @@ func (p *pluginEvents) evict(ctx context.Context, evictions []*nriapi.ContainerE
 	}
 }
 
-// adjuster applies adjustments with what this node has.
-func (s *Service) adjuster(ctx context.Context) nri.Adjuster {
+// adjuster applies adjustments with what this node has, to a container whose files have that
+// SELinux label.
+func (s *Service) adjuster(ctx context.Context, fileLabel string) nri.Adjuster {
 	adjuster := nri.Adjuster{
 		InjectCDI: func(ociSpec *specs.Spec, devices []string) error {
 			return s.injectNamedDevices(ctx, ociSpec, devices)
@@ -87,6 +88,7 @@ func (s *Service) adjuster(ctx context.Context) nri.Adjuster {
 		RequirePropagation: func(source string, bothWays bool) error {
 			return s.opts.Host.CheckPropagation(ctx, source, bothWays)
 		},
+		Relabel: func(source string) error { return s.relabel(ctx, source, fileLabel) },
 	}
 	if s.opts.Classes != nil {
 		adjuster.BlockIO, adjuster.RDT = s.opts.Classes.BlockIO, s.opts.Classes.RDT

@@ -50,8 +50,9 @@ type pluginEvents struct {
 
 // adjustable is what plugins change of a Service's containers.
 type adjustable interface {
-	// adjuster applies adjustments with what this node has.
-	adjuster(ctx context.Context) nri.Adjuster
+	// adjuster applies adjustments with what this node has, to a container whose files have
+	// that SELinux label.
+	adjuster(ctx context.Context, fileLabel string) nri.Adjuster
 	changeLimits(ctx context.Context, c *container, change *runtimeapi.LinuxContainerResources, wanted *nriapi.LinuxResources) error
 	StopContainer(ctx context.Context, id string, timeout time.Duration) error
 }
@@ -149,7 +150,7 @@ func (p *pluginEvents) adjust(ctx context.Context, turn *nri.Turn, c creation, u
 		return nil, nil, err
 	}
 	p.updateAll(ctx, changes.Updates)
-	adjusted, err := p.service.adjuster(ctx).Adjust(c.spec, adjust)
+	adjusted, err := p.service.adjuster(ctx, c.rec.FileLabel).Adjust(c.spec, adjust)
 	if err != nil {
 		return nil, nil, err
 	}

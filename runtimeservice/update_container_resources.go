@@ -87,7 +87,7 @@ func (s *Service) changeLimits(ctx context.Context, c *container, change *runtim
 		return err
 	}
 	old := ociSpec.Linux.Resources
-	next, err := s.adjuster(ctx).AdjustResources(withLimits(old, limits), wanted)
+	next, err := s.adjuster(ctx, "").AdjustResources(withLimits(old, limits), wanted)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Adjuster struct {
 	// RequirePropagation fails for a source whose mount cannot carry the propagation:
 	// both ways needs a shared mount, else a slave one will do. May be nil.
 	RequirePropagation func(source string, bothWays bool) error
+	// Relabel gives the files of a mount the container's SELinux label. May be nil.
+	Relabel func(source string) error
 }
 
 // Adjust returns the specification as it is to be. The one that is given does not
@@ -187,15 +189,28 @@ func (a Adjuster) adjustMounts(spec *specs.Spec, adjust *api.ContainerAdjustment
 			continue
 		}
 		mount := m.ToOCI(nil)
-		// A mark for relabelling is no option of a mount. The label of what a plugin
-		// mounts is the plugin's to set.
-		mount.Options = slices.DeleteFunc(mount.Options, func(o string) bool { return o == api.SELinuxRelabel })
+		if err := a.relabel(&mount); err != nil {
+			return err
+		}
 		if err := a.allowPropagation(spec, mount); err != nil {
 			return err
 		}
 		spec.Mounts = append(spec.Mounts, mount)
 	}
 	slices.SortStableFunc(spec.Mounts, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
+	return nil
+}
+
+// relabel obeys a mark for relabelling, which is no option of a mount.
+func (a Adjuster) relabel(mount *specs.Mount) error {
+	asked := slices.Contains(mount.Options, api.SELinuxRelabel)
+	mount.Options = slices.DeleteFunc(mount.Options, func(o string) bool { return o == api.SELinuxRelabel })
+	if !asked || a.Relabel == nil {
+		return nil
+	}
+	if err := a.Relabel(mount.Source); err != nil {
+		return fmt.Errorf("mount at %q: %w", mount.Destination, err)
+	}
 	return nil
 }
 
