@@ -88,17 +88,20 @@ func (s *Service) startProcess(ctx context.Context, c *container, timings *opera
 	}
 	clients := c.takeEarly()
 	starting, began := operation.Stage(ctx, stageStart)
-	started, err := s.opts.Processes.Start(starting, monitor.StartRequest{
-		ID:            c.id,
-		Spec:          ociSpec,
-		SystemdCgroup: s.opts.SystemdCgroup,
-		LogPath:       c.rec.Load().LogPath,
-		Stdin:         c.config.GetStdin(),
-		StdinOnce:     c.config.GetStdinOnce(),
-		Runtime:       s.monitorRuntime(handler),
-		Attach:        attachRequests(clients),
-		Restore:       restore,
-	})
+	var started monitor.Started
+	if err = s.opts.Host.ProbeSources(starting, ociSpec); err == nil {
+		started, err = s.opts.Processes.Start(starting, monitor.StartRequest{
+			ID:            c.id,
+			Spec:          ociSpec,
+			SystemdCgroup: s.opts.SystemdCgroup,
+			LogPath:       c.rec.Load().LogPath,
+			Stdin:         c.config.GetStdin(),
+			StdinOnce:     c.config.GetStdinOnce(),
+			Runtime:       s.monitorRuntime(handler),
+			Attach:        attachRequests(clients),
+			Restore:       restore,
+		})
+	}
 	began(err)
 	tellStarted(clients, started, err)
 	c.spec = nil

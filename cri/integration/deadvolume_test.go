@@ -284,7 +284,9 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 	d.pull(t, busybox)
 	p := d.runPod(t, hostNetwork)
 	v := mountDeadVolume(t)
-	// Registered last, so it comes before the pod is removed.
+	mapped := v.dir + "/file4"
+	created := d.runPod(t, userNamespace).create(mount(mapped, "/dead"))
+	// Registered last, so it comes before the pods are removed.
 	t.Cleanup(v.abort)
 	v.dead.Store(true)
 	file, device, linked, profile := v.dir+"/file0", v.dir+"/file1", link(t, v.dir+"/file2"), v.dir+"/file3"
@@ -306,7 +308,12 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 			}
 		})
 	}
-	for _, path := range []string{file, device, linked, profile} {
+	calls.Go(func() {
+		if err := d.runtime.StartContainer(context.Background(), created.id); err == nil {
+			t.Error("a container was started on a dead volume")
+		}
+	})
+	for _, path := range []string{file, device, linked, profile, mapped} {
 		eventually(t, "a process looks at "+path, func() bool { return resolving(t, path) })
 	}
 	for _, op := range d.operations(t, "CreateContainer") {
@@ -338,7 +345,7 @@ func TestDeadVolumeLeavesTheDaemonKillable(t *testing.T) {
 		}
 	}
 	v.abort()
-	for _, path := range []string{file, device, linked, profile} {
+	for _, path := range []string{file, device, linked, profile, mapped} {
 		eventually(t, "nobody waits for a volume that is gone", func() bool { return !resolving(t, path) })
 	}
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strconv"
@@ -103,6 +104,23 @@ func readOnlyAsAWhole(options []string) []string {
 // mountMappings are the ID mappings of a mount of the request.
 func mountMappings(m *runtimeapi.Mount, mount *specs.Mount) {
 	mount.UIDMappings, mount.GIDMappings = ociMappings(m.GetUidMappings()), ociMappings(m.GetGidMappings())
+}
+
+// ProbeSources has the file systems of those mounts answer that the runtime itself may have to
+// open at the container's start, in the place of the container's own process: mapped ones,
+// and those of a user namespace that may not look at them. It would wait beyond SIGKILL for
+// one that has died since the container was created. The error is ErrUnavailable then.
+func (h *Host) ProbeSources(ctx context.Context, s *specs.Spec) error {
+	inUserNamespace := slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+	for _, m := range s.Mounts {
+		if m.Type != "bind" || !inUserNamespace && len(m.UIDMappings) == 0 {
+			continue
+		}
+		if _, err := resolveHostPath(ctx, h.paths(), "source of "+m.Destination, m.Source); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func ociMappings(mappings []*runtimeapi.IDMapping) []specs.LinuxIDMapping {
