@@ -55,24 +55,35 @@ func (s signer) sign(content []byte) []byte {
 	return signature
 }
 
+// simple is a signature in the older form: the content of a layer, and its annotations.
+func (s signer) simple(d digest.Digest) (payload []byte, annotations map[string]string) {
+	s.t.Helper()
+	payload = fmt.Appendf(nil, `{"critical":{"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"}}`, d)
+	return payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(s.sign(payload))}
+}
+
 // signByTag puts a signature in the older form into the registry.
 func (s signer) signByTag(r *imagetest.Registry, repository string, d digest.Digest) {
 	s.t.Helper()
-	payload := fmt.Appendf(nil, `{"critical":{"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"}}`, d)
-	s.put(r, repository, "sha256-"+d.Encoded()+".sig", "", policy.SimpleSigningType, payload,
-		map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(s.sign(payload))})
+	payload, annotations := s.simple(d)
+	s.put(r, repository, "sha256-"+d.Encoded()+".sig", "", policy.SimpleSigningType, payload, annotations)
+}
+
+// bundle is a signature in the newer form.
+func (s signer) bundle(d digest.Digest) []byte {
+	s.t.Helper()
+	const kind = "application/vnd.in-toto+json"
+	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, d.Encoded())
+	signature := s.sign(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
+	return fmt.Appendf(nil, `{"mediaType":%q,"verificationMaterial":{"publicKey":{"hint":""}},"dsseEnvelope":{"payload":%q,"payloadType":%q,"signatures":[{"sig":%q}]}}`,
+		policy.BundleType, base64.StdEncoding.EncodeToString([]byte(statement)), kind, base64.StdEncoding.EncodeToString(signature))
 }
 
 // signByReferrer puts a signature in the newer form into the registry, which lists it
 // under a tag in place of the API.
 func (s signer) signByReferrer(r *imagetest.Registry, repository string, d digest.Digest) {
 	s.t.Helper()
-	const kind = "application/vnd.in-toto+json"
-	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, d.Encoded())
-	signature := s.sign(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
-	bundle := fmt.Appendf(nil, `{"mediaType":%q,"verificationMaterial":{"publicKey":{"hint":""}},"dsseEnvelope":{"payload":%q,"payloadType":%q,"signatures":[{"sig":%q}]}}`,
-		policy.BundleType, base64.StdEncoding.EncodeToString([]byte(statement)), kind, base64.StdEncoding.EncodeToString(signature))
-	m := s.put(r, repository, "some-signature", policy.BundleType, policy.BundleType, bundle, nil)
+	m := s.put(r, repository, "some-signature", policy.BundleType, policy.BundleType, s.bundle(d), nil)
 	index, err := json.Marshal(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
 		Manifests: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageManifest, Digest: m, Size: 1, ArtifactType: policy.BundleType}},

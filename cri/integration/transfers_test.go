@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -167,4 +170,38 @@ func TestPushNeedsTheCapability(t *testing.T) {
 	if statusCode(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "capability push") {
 		t.Errorf("the push: %v", err)
 	}
+}
+
+// berth runs the command line against the daemon.
+func (d *daemon) berth(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "berth"), append([]string{"--address", "unix://" + d.Socket}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("berth %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// An OCI layout is a directory too, which other tools read.
+func TestLayoutDirectories(t *testing.T) {
+	checkLeaks(t, shared)
+	image := small("in a directory", imagetest.Gzip)
+	name := push(t, "layouts/a", "1", image)
+	id := shared.pull(t, name)
+	dir := filepath.Join(shortDir(t), "layout")
+	shared.berth(t, "save", "--dir", "--output", dir, name)
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	shared.removeImage(t, id)
+	if out := shared.berth(t, "load", "--input", dir); !strings.Contains(out, name) {
+		t.Errorf("loaded: %s", out)
+	}
+	same(t, "the ID", shared.image(t, name).GetId(), id)
+	shared.removeImage(t, id)
 }
