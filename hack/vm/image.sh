@@ -31,10 +31,16 @@ root=$(mktemp -d "$cache/root.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 say() { echo "vm: $*" >&2; }
 
-say "debootstrap of $suite"
-debootstrap --variant=minbase --cache-dir="$cache/debs" \
-  --include="$(IFS=,; echo "${packages[*]}")" "$suite" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
-  { tail -n 40 "$cache/debootstrap.log" >&2; exit 1; }
+# A mirror may be slow or in the middle of an update; what has come is in the cache.
+for try in 1 2 3; do
+  say "debootstrap of $suite from $mirror"
+  debootstrap --variant=minbase --cache-dir="$cache/debs" \
+    --include="$(IFS=,; echo "${packages[*]}")" "$suite" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 && break
+  tail -n 40 "$cache/debootstrap.log" >&2
+  [ "$try" -lt 3 ] || exit 1
+  find "$root" -xdev -mindepth 1 -delete
+  sleep 10
+done
 
 say "configuration"
 cat >"$root/etc/fstab" <<'END'
@@ -61,7 +67,7 @@ version=$(basename "$root"/lib/modules/*)
 chroot "$root" depmod "$version"
 cat >"$root/etc/initramfs-tools/conf.d/berth" <<'END'
 MODULES=list
-COMPRESS=lz4
+COMPRESS=gzip
 END
 printf '%s\n' virtio_pci virtio_blk ext4 >>"$root/etc/initramfs-tools/modules"
 chroot "$root" update-initramfs -u -k "$version" >>"$cache/debootstrap.log" 2>&1 ||
