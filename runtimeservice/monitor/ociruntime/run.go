@@ -91,40 +91,36 @@ func within(ctx context.Context, limit time.Duration, cmd *exec.Cmd, oomScore *i
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started, done := make(chan error, 1), make(chan error, 1)
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		// It may wait for a file system that does not answer, and the program begin when
+		// nobody waits for it any more.
 		if err := cmd.Start(); err != nil {
-			started <- err
+			done <- err
 			return
 		}
+		spare := context.AfterFunc(ctx, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 		if oomScore != nil {
 			// Refused if it is lower than the caller's, and the caller is nested: programs
 			// that set scores tell of it.
 			_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), strconv.AppendInt(nil, int64(*oomScore), 10), 0)
 		}
-		started <- nil
-		done <- cmd.Wait()
+		err := cmd.Wait()
+		spare()
+		done <- err
 	}()
 	select {
-	case err := <-started:
-		if err != nil {
+	case err := <-done:
+		if err == nil || ctx.Err() == nil {
 			return true, err
 		}
 	case <-ctx.Done():
-		// The program is on a file system that does not answer.
-		return false, outOfTime(ctx, limit)
-	}
-	select {
-	case err := <-done:
-		return true, err
-	case <-ctx.Done():
-	}
-	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-	select {
-	case <-done:
-	case <-time.After(giveUpTime):
+		select {
+		case <-done:
+		case <-time.After(giveUpTime):
+		}
 	}
 	return false, outOfTime(ctx, limit)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -199,6 +200,22 @@ func TestOOMScoreIsInherited(t *testing.T) {
 	}
 	if _, err := r.Exec(t.Context(), "c1", spec.Process, "", Streams{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A program that is given up while it is being started does not go on in secret: what it makes
+// would come after all has been removed.
+func TestAProgramThatIsGivenUpAtItsStart(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		cmd := exec.Command("/bin/sleep", "1000")
+		if ended, err := within(ctx, time.Minute, cmd, nil); ended || !errors.Is(err, context.Canceled) {
+			t.Fatalf("ended: %v, %v", ended, err)
+		}
+		if err := syscall.Kill(-cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("the program runs: %v", err)
+		}
 	}
 }
 
