@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 )
 
 // quotaFS mounts a new file system with project quota. It is false where the kernel
@@ -61,7 +62,7 @@ func TestWritableLimit(t *testing.T) {
 
 func testWritableLimit(t *testing.T, fs string) {
 	const limit = 4 << 20
-	d := ownDaemon(t, fmt.Sprintf("runtime: {writableDir: %s, writableLimit: %d}\n", fs+"/writable", limit))
+	d := ownDaemon(t, fmt.Sprintf("runtime: {writableDir: %s, writableLimit: %d, projectIDs: {count: 3}}\n", fs+"/writable", limit))
 	d.pull(t, busybox)
 	p := d.runPod(t)
 	run := func() *ctr { return p.run(shell("sleep 1000")) }
@@ -80,6 +81,17 @@ func testWritableLimit(t *testing.T, fs string) {
 	after := run()
 	after.sh("head -c 2000000 /dev/zero > /mine; for i in $(seq 100); do touch /$i; done")
 	after.counted(t, "its files", func(bytes, inodes uint64) bool { return bytes >= 2000000 && bytes < 3000000 && inodes > 100 })
+
+	_, err := p.tryCreate(shell("true"))
+	wantCode(t, "a container without a project ID", err, codes.ResourceExhausted)
+	if err := d.runtime.RemoveContainer(t.Context(), beside.id); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the ID of a container that was removed is free", func() bool {
+		_, err = p.tryCreate(shell("true"))
+		return err == nil
+	})
+
 	full.sh("rm /big")
 	full.counted(t, "nothing any more", func(bytes, _ uint64) bool { return bytes < limit/10 })
 	full.sh("head -c 3000000 /dev/zero > /big")

@@ -33,7 +33,8 @@ func (d *daemon) storage(t testing.TB) *berthapi.StorageClient {
 // Every byte below the root directory is explained, and nothing is an orphan.
 func TestDiskUsage(t *testing.T) {
 	p := runPod(t)
-	p.run(shell("dd if=/dev/zero of=/written bs=1000 count=700; echo hello; sleep 1000")).sh("test -s /written")
+	c := p.run(shell("dd if=/dev/zero of=/written bs=1000 count=700; echo hello; sleep 1000"))
+	eventually(t, "it has written its file and its log", func() bool { return c.stdout() == "hello" })
 	usage, err := shared.storage(t).DiskUsage(t.Context())
 	if err != nil {
 		t.Fatal(err)

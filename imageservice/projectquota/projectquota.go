@@ -55,7 +55,12 @@ func Open(dir string, ids IDs) (*FS, error) {
 	if attr.xflags&xflagProjInherit != 0 {
 		return nil, fmt.Errorf("%s belongs to project %d: %w", dir, attr.projid, errdefs.ErrNotImplemented)
 	}
-	return &FS{dir: dir, ids: ids, enforced: enforced}, nil
+	f := &FS{dir: dir, ids: ids, enforced: enforced}
+	// This takes CAP_SYS_ADMIN, in the node's user namespace.
+	if _, err := f.Usage(ids.First); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // Enforced tells whether limits hold: ext4 counts without, unless mounted with prjquota.

@@ -31,7 +31,7 @@ func (s *Store) openProjects(q Quota) error {
 		s.log.Debug("writable layers are walked", "reason", err)
 		return nil
 	}
-	s.log.Debug("writable layers are counted by project quota", "limit", q.Limit)
+	s.log.Info("writable layers are counted by project quota", "limit", q.Limit)
 	s.projects, s.limit = projects, q.Limit
 	return nil
 }
