@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-cri/berth/imageservice/imagetest"
 )
@@ -40,18 +45,22 @@ func makeImages(r *imagetest.Registry) ([]image, error) {
 	trees[base.layer.DiffID.String()] = treeOfArchive(base.archive)
 	small, large := filesLayer("small", 120, 300), filesLayer("large", 3, 2<<20)
 	var made []image
-	push := func(name, tag string, parts ...part) (*imagetest.Image, error) {
+	build := func(name string, parts ...part) *imagetest.Image {
 		img := imagetest.New(base.layer)
 		for _, p := range append(parts, topLayer(name, parts)) {
 			img.Layers = append(img.Layers, p.layer)
 		}
 		img.Config.Config = box.Config.Config
-		full, err := r.Push("crash/"+name, tag, img)
-		made = append(made, image{full, img.ID()})
 		blobs[img.ID()] = []string{img.ID(), img.Digest().String()}
 		for _, l := range img.Layers {
 			blobs[img.ID()] = append(blobs[img.ID()], l.Descriptor.Digest.String())
 		}
+		return img
+	}
+	push := func(name, tag string, parts ...part) (*imagetest.Image, error) {
+		img := build(name, parts...)
+		full, err := r.Push("crash/"+name, tag, img)
+		made = append(made, image{full, img.ID()})
 		return img, err
 	}
 	for name, parts := range map[string][]part{
@@ -78,6 +87,11 @@ func makeImages(r *imagetest.Registry) ([]image, error) {
 			return nil, err
 		}
 		variants = append(variants, img)
+	}
+	img := build("loaded", small, filesLayer("loaded", 30, 2000))
+	loaded = image{"registry.example/crash/loaded:1", img.ID()}
+	if archive, err = layout(img, loaded.name); err != nil {
+		return nil, err
 	}
 	bad := filesLayer("bad", 50, 3000).layer
 	damaged, err = r.Push("crash/damaged", "1", imagetest.New(base.layer, bad))
@@ -139,6 +153,34 @@ var damaged, moving string
 
 // alias are more names of the images.
 var alias []string
+
+// loaded is an image that comes from archive and not from a registry.
+var (
+	loaded  image
+	archive []byte
+)
+
+// layout is an OCI layout with one image.
+func layout(img *imagetest.Image, name string) ([]byte, error) {
+	manifest, mediaType := img.Manifest()
+	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{{
+		MediaType: mediaType, Digest: img.Digest(), Size: int64(len(manifest)),
+		Annotations: map[string]string{"io.containerd.image.name": name},
+	}}})
+	entries := []imagetest.Entry{
+		imagetest.File(ocispec.ImageLayoutFile, `{"imageLayoutVersion":"1.0.0"}`, 0o644),
+		imagetest.File(ocispec.ImageIndexFile, string(index), 0o644),
+	}
+	blob := func(content []byte) {
+		entries = append(entries, imagetest.File("blobs/sha256/"+digest.FromBytes(content).Encoded(), string(content), 0o644))
+	}
+	blob(manifest)
+	blob(img.ConfigBlob())
+	for _, l := range img.Layers {
+		blob(l.Blob)
+	}
+	return imagetest.Tar(entries...), err
+}
 
 func serveDamage(r *imagetest.Registry, bad imagetest.Layer, variants []*imagetest.Image) {
 	wrong := append(bytes.Clone(bad.Blob[:len(bad.Blob)-1]), bad.Blob[len(bad.Blob)-1]^1)

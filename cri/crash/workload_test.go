@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,13 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/hack/testnode"
 	"github.com/berth-cri/berth/imageservice/failpoint"
 )
 
-// workload pulls, mounts and removes in parallel until berthd has ended or ctx has:
-// images that share layers, one that is damaged, and a name that moves.
+// workload pulls, loads, names, mounts and removes in parallel until berthd has ended or
+// ctx has: images that share layers, one that is damaged, and a name that moves.
 type workload struct {
 	n    *testnode.Node
 	ctx  context.Context
@@ -41,6 +43,7 @@ func (w *workload) run() []error {
 		wg.Go(func() { w.repeat(func(round int) error { return w.use(img.name, (round+i)%2 == 0) }) })
 	}
 	wg.Go(func() { w.repeat(func(int) error { return w.move() }) })
+	wg.Go(func() { w.repeat(func(int) error { return w.load() }) })
 	wg.Wait()
 	return w.errs
 }
@@ -84,6 +87,22 @@ func (w *workload) move() error {
 		}
 	}
 	return remove(w.ctx, w.n, moving)
+}
+
+// load brings an image from an archive, gives it another name in place of its own, and
+// removes it.
+func (w *workload) load() error {
+	c := berthapi.NewTransfersClient(w.n.Conn())
+	if err := c.Load(w.ctx, berthapi.LoadRequest{}, bytes.NewReader(archive), func(berthapi.LoadEvent) {}); err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	if _, err := c.Tag(w.ctx, berthapi.TagRequest{Image: loaded.name, Name: loaded.name + "-again"}); err != nil {
+		return fmt.Errorf("tag: %w", err)
+	}
+	if _, err := c.Untag(w.ctx, berthapi.UntagRequest{Name: loaded.name}); err != nil {
+		return fmt.Errorf("untag: %w", err)
+	}
+	return remove(w.ctx, w.n, loaded.id)
 }
 
 func cmpErr(err error) error {

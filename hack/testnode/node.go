@@ -190,6 +190,9 @@ func (n *Node) Runtime() runtimeapi.RuntimeServiceClient {
 	return runtimeapi.NewRuntimeServiceClient(n.conn)
 }
 
+// Conn is for clients of berthd's other services, as Runtime is.
+func (n *Node) Conn() *grpc.ClientConn { return n.conn }
+
 // Images is a client of the node's ImageService, as Runtime is.
 func (n *Node) Images() runtimeapi.ImageServiceClient {
 	return runtimeapi.NewImageServiceClient(n.conn)
