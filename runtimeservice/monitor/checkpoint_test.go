@@ -14,8 +14,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// newEnvWith is newEnv for a monitor that finds this CRIU.
-func newEnvWith(t *testing.T, criu *fakeCRIU) *env {
+// checkpointEnv is an env whose monitor finds the CRIU.
+type checkpointEnv struct {
+	*env
+	criu *fakeCRIU
+}
+
+func newCheckpointEnv(t *testing.T, criu *fakeCRIU) *checkpointEnv {
 	t.Helper()
 	e := &env{t: t, dir: filepath.Join(t.TempDir(), "state"), exits: map[string][]Exit{}, told: make(chan struct{}, 1000)}
 	t.Cleanup(e.end)
@@ -36,15 +41,19 @@ func newEnvWith(t *testing.T, criu *fakeCRIU) *env {
 		t.Fatalf("start monitor: %v, %v, %q", err, readErr, text)
 	}
 	e.connect()
-	return e
+	return &checkpointEnv{e, criu}
 }
 
 // counting starts a container that counts on its output.
-func (e *env) counting() string {
-	return e.start("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done").ID
+func (e *checkpointEnv) counting() string {
+	return e.start("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done", func(r *StartRequest) {
+		if r.Runtime != nil {
+			r.Runtime.Path = e.criu.wrap(r.Runtime.Path)
+		}
+	}).ID
 }
 
-func (e *env) frozen(id string) bool {
+func (e *checkpointEnv) frozen(id string) bool {
 	e.t.Helper()
 	for file, thawed := range map[string]string{
 		filepath.Join("/sys/fs/cgroup/freezer", group, id, "freezer.state"): "THAWED",
@@ -59,7 +68,7 @@ func (e *env) frozen(id string) bool {
 }
 
 // goesOn fails unless containers are not frozen, or come to be so, and their output grows.
-func (e *env) goesOn(ids ...string) {
+func (e *checkpointEnv) goesOn(ids ...string) {
 	e.t.Helper()
 	for _, id := range ids {
 		log := filepath.Join(filepath.Dir(e.dir), id+".log")
@@ -76,7 +85,7 @@ func (e *env) goesOn(ids ...string) {
 	}
 }
 
-func (e *env) freeze(longest time.Duration, ids ...string) {
+func (e *checkpointEnv) freeze(longest time.Duration, ids ...string) {
 	e.t.Helper()
 	if err := e.client.Freeze(e.ctx(), ids, longest); err != nil {
 		e.t.Fatal(err)
@@ -96,7 +105,7 @@ func wantKind(t *testing.T, what string, err, kind error) {
 }
 
 func TestFrozenUntilAllAreDumped(t *testing.T) {
-	e := newEnvWith(t, newFakeCRIU(t))
+	e := newCheckpointEnv(t, newFakeCRIU(t))
 	a, b := e.counting(), e.counting()
 	e.freeze(time.Minute, a, b)
 	for _, id := range []string{a, b} {
@@ -127,24 +136,24 @@ func TestNothingStaysFrozen(t *testing.T) {
 		mode    string
 		longest time.Duration
 		// cut ends what is under way; nil if it ends by itself, and then thaws.
-		cut  func(e *env, ids ...string)
+		cut  func(e *checkpointEnv, ids ...string)
 		want error
 	}{
 		"the dump fails":                     {mode: fails, longest: long, want: errdefs.ErrFailedPrecondition},
 		"CRIU dies":                          {mode: dies, longest: long, want: errdefs.ErrFailedPrecondition},
-		"the time is over":                   {mode: hangs, longest: 2 * time.Second, cut: func(*env, ...string) {}, want: context.DeadlineExceeded},
-		"the time is over, CRIU would end":   {mode: lingers, longest: 2 * time.Second, cut: func(*env, ...string) {}, want: context.DeadlineExceeded},
-		"the client does not want it":        {mode: hangs, longest: long, cut: (*env).thaw, want: context.Canceled},
-		"the client is gone":                 {mode: hangs, longest: long, cut: func(e *env, _ ...string) { e.disconnect(); e.connect() }},
-		"the monitor is killed":              {mode: hangs, longest: long, cut: func(e *env, _ ...string) { e.killMonitor() }},
-		"the monitor is killed, CRIU ends":   {mode: lingers, longest: long, cut: func(e *env, _ ...string) { e.killMonitor() }},
-		"both are killed":                    {mode: lingers, longest: long, cut: func(e *env, _ ...string) { pid := e.pid(); e.disconnect(); killMonitor(pid); e.connect() }},
-		"the container is removed meanwhile": {mode: hangs, longest: long, cut: (*env).remove},
+		"the time is over":                   {mode: hangs, longest: 2 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
+		"the time is over, CRIU would end":   {mode: lingers, longest: 2 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
+		"the client does not want it":        {mode: hangs, longest: long, cut: (*checkpointEnv).thaw, want: context.Canceled},
+		"the client is gone":                 {mode: hangs, longest: long, cut: func(e *checkpointEnv, _ ...string) { e.disconnect(); e.connect() }},
+		"the monitor is killed":              {mode: hangs, longest: long, cut: func(e *checkpointEnv, _ ...string) { e.killMonitor() }},
+		"the monitor is killed, CRIU ends":   {mode: lingers, longest: long, cut: func(e *checkpointEnv, _ ...string) { e.killMonitor() }},
+		"both are killed":                    {mode: lingers, longest: long, cut: func(e *checkpointEnv, _ ...string) { pid := e.pid(); e.disconnect(); killMonitor(pid); e.connect() }},
+		"the container is removed meanwhile": {mode: hangs, longest: long, cut: (*checkpointEnv).remove},
 	} {
 		t.Run(name, func(t *testing.T) {
 			criu := newFakeCRIU(t)
 			criu.set(test.mode)
-			e := newEnvWith(t, criu)
+			e := newCheckpointEnv(t, criu)
 			a, b := e.counting(), e.counting()
 			e.freeze(test.longest, a, b)
 			done := make(chan error, 1)
@@ -180,7 +189,7 @@ func TestNothingStaysFrozen(t *testing.T) {
 // A process that is started in a container while that stands still would, half-way in, keep
 // the dump waiting, and that the process: for ever.
 func TestProcessesAreNotStartedInWhatIsFrozen(t *testing.T) {
-	e := newEnvWith(t, newFakeCRIU(t))
+	e := newCheckpointEnv(t, newFakeCRIU(t))
 	id := e.counting()
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -210,7 +219,7 @@ func TestProcessesAreNotStartedInWhatIsFrozen(t *testing.T) {
 
 // A client that leaves while containers are being frozen, at whatever point.
 func TestFreezeForAClientThatLeaves(t *testing.T) {
-	e := newEnvWith(t, newFakeCRIU(t))
+	e := newCheckpointEnv(t, newFakeCRIU(t))
 	ids := []string{e.counting(), e.counting(), e.counting()}
 	e.freeze(time.Minute, ids...) // CRIU is known to work from now on
 	e.thaw(ids...)
@@ -229,7 +238,7 @@ func TestFreezeForAClientThatLeaves(t *testing.T) {
 }
 
 func TestFreezeOfAllOrNone(t *testing.T) {
-	e := newEnvWith(t, newFakeCRIU(t))
+	e := newCheckpointEnv(t, newFakeCRIU(t))
 	a, b := e.counting(), e.counting()
 	ended := e.start("exit 0").ID
 	e.waitExit(ended)
@@ -265,7 +274,7 @@ func TestFreezeWithoutAUsableCRIU(t *testing.T) {
 			if test.mode == "" {
 				criu.dir = t.TempDir()
 			}
-			e := newEnvWith(t, criu)
+			e := newCheckpointEnv(t, criu)
 			id := e.counting()
 			err := e.client.Freeze(e.ctx(), []string{id}, time.Minute)
 			wantKind(t, "freeze", err, errdefs.ErrFailedPrecondition)
@@ -277,7 +286,7 @@ func TestFreezeWithoutAUsableCRIU(t *testing.T) {
 	}
 }
 
-func (e *env) thaw(ids ...string) {
+func (e *checkpointEnv) thaw(ids ...string) {
 	e.t.Helper()
 	if err := e.client.Thaw(e.ctx(), ids); err != nil {
 		e.t.Error(err)
@@ -285,7 +294,7 @@ func (e *env) thaw(ids ...string) {
 }
 
 // remove removes the first container.
-func (e *env) remove(ids ...string) {
+func (e *checkpointEnv) remove(ids ...string) {
 	e.t.Helper()
 	if err := e.client.Delete(e.ctx(), ids[0]); err != nil {
 		e.t.Error(err)

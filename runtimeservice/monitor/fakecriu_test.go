@@ -58,6 +58,18 @@ func (f *fakeCRIU) write(name, text string) {
 	}
 }
 
+// wrap makes a program of a runtime's that finds it too: monitors give them a PATH of their
+// own.
+func (f *fakeCRIU) wrap(runtime string) string {
+	f.t.Helper()
+	script := filepath.Join(f.dir, "runtime")
+	text := fmt.Sprintf("#!/bin/sh\nPATH=%s:$PATH exec %s \"$@\"\n", f.dir, runtime)
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	return script
+}
+
 // waitGone returns when no process of it is left.
 func (f *fakeCRIU) waitGone() {
 	f.t.Helper()
