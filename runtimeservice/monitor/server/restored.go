@@ -28,7 +28,25 @@ type restored struct {
 
 var errNotAllowed = fmt.Errorf("the specification does not allow it: %w", errdefs.ErrFailedPrecondition)
 
+// checkProcess looks at each thread: they need not be alike.
 func (r restored) checkProcess(pid int) error {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return err
+	}
+	for _, entry := range threads {
+		thread, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return err
+		}
+		if err := r.checkThread(thread); err != nil {
+			return fmt.Errorf("thread %d: %w", thread, err)
+		}
+	}
+	return nil
+}
+
+func (r restored) checkThread(pid int) error {
 	state, err := statusOf(pid, "State")
 	if err != nil {
 		return err
