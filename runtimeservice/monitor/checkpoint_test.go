@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // checkpointEnv is an env whose monitor finds the CRIU.
@@ -283,6 +284,28 @@ func TestFreezeWithoutAUsableCRIU(t *testing.T) {
 			}
 			e.goesOn(id)
 		})
+	}
+}
+
+// What CRIU cannot restore as it is asked for is refused before it is tried.
+func TestRestoreOfWhatCannotBe(t *testing.T) {
+	e := newCheckpointEnv(t, newFakeCRIU(t))
+	for says, change := range map[string]func(*StartRequest){
+		"no_new_privs": func(*StartRequest) {}, // as all have it here
+		"cgroup namespace": func(r *StartRequest) {
+			r.Spec.Process.NoNewPrivileges = false
+			r.Spec.Linux.Namespaces = append(r.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+			r.Spec.Mounts = append(r.Spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup"})
+		},
+	} {
+		r := e.request("", change)
+		r.Restore = &Restore{Images: t.TempDir(), Work: t.TempDir()}
+		_, err := e.client.Start(e.ctx(), r)
+		wantKind(t, says, err, errdefs.ErrFailedPrecondition)
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("error %v, want one of %q", err, says)
+		}
+		e.checkNothingLeft(r.ID)
 	}
 }
 

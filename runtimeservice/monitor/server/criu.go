@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/checkpoint-restore/go-criu/v8"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 )
@@ -25,14 +27,18 @@ const criuName = "criu"
 // a security module for what it restores.
 const criuVersion = 31600
 
+// noNewPrivsVersion is the first that restores no_new_privs.
+const noNewPrivsVersion = 31900
+
 // criuState is what is known of the machine's CRIU.
 type criuState struct {
 	// work is taken by one who has CRIU work: what it starts can then be told apart.
 	work chan struct{}
 
 	mu sync.Mutex
-	// usable is the program that was found to work on this kernel.
-	usable os.FileInfo
+	// usable is the program that was found to work on this kernel, and version its version.
+	usable  os.FileInfo
+	version int
 }
 
 func newCRIUState() criuState { return criuState{work: make(chan struct{}, 1)} }
@@ -79,7 +85,27 @@ func (s *Server) requireCRIU(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("CRIU %s cannot work on this node's kernel: criu check: %w: %s: %w", versionText(version), err, firstError(out), errdefs.ErrFailedPrecondition)
 	}
-	s.criu.usable = info
+	s.criu.usable, s.criu.version = info, version
+	return nil
+}
+
+// checkRestorable refuses what CRIU, found usable, cannot restore as spec has it.
+func (s *Server) checkRestorable(spec *specs.Spec) error {
+	s.criu.mu.Lock()
+	version := s.criu.version
+	s.criu.mu.Unlock()
+	if spec.Process.NoNewPrivileges && version < noNewPrivsVersion {
+		return fmt.Errorf("it has no_new_privs, which CRIU %s does not restore; CRIU %s does: %w", versionText(version), versionText(noNewPrivsVersion), errdefs.ErrFailedPrecondition)
+	}
+	own := slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	writable := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+		return m.Type == "cgroup" && !slices.Contains(m.Options, "ro")
+	})
+	if own && writable {
+		// CRIU makes cgroup namespaces along with cgroups alone, and those of an archive
+		// are not used.
+		return fmt.Errorf("it may write to its cgroups, and would be restored in the node's cgroup namespace: %w", errdefs.ErrFailedPrecondition)
+	}
 	return nil
 }
 

@@ -63,6 +63,9 @@ func (c *container) revive(r *protocol.Restore, spec *specs.Spec, restore func(c
 	if err := s.requireCRIU(c.ctx); err != nil {
 		return err
 	}
+	if err := s.checkRestorable(spec); err != nil {
+		return err
+	}
 	if err := s.criu.take(c.ctx); err != nil {
 		return err
 	}
