@@ -3,6 +3,7 @@ package integration
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-cri/berth/imageservice/imagetest"
 )
 
 // criuWorks tells whether CRIU can be used on this machine, which depends on the kernel.
@@ -419,6 +422,66 @@ func TestRestoreOfHostileArchives(t *testing.T) {
 	wantCode(t, "no archive", err, notFound)
 	_, err = p.tryCreate(func(c *runtimeapi.ContainerConfig) { c.Image.Image = "/dev/zero" })
 	wantCode(t, "a device", err, invalidArgument)
+	same(t, "containers", p.containers(), 1)
+	same(t, "files of checkpoints", len(glob(t, filepath.Join(shared.Root, "checkpoints", "*"))), 0)
+}
+
+// A checkpoint image, as CRI-O's users and kubelets make them: a container of it has the
+// image and the files that the checkpoint tells, is created without CRIU, and does not run
+// what CRIU cannot restore.
+func TestCheckpointImage(t *testing.T) {
+	p := runPod(t, hostNetwork)
+	was := p.create()
+	status, err := shared.runtime.ContainerStatus(t.Context(), was.id, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		Spec json.RawMessage `json:"runtimeSpec"`
+	}
+	if err := json.Unmarshal([]byte(status.Info["info"]), &info); err != nil {
+		t.Fatal(err)
+	}
+	made := func(tag, annotation, imageID string) string {
+		image := imagetest.New(imagetest.NewLayer(imagetest.Tar(
+			imagetest.File("config.dump", fmt.Sprintf(`{"id":"1","rootfsImage":%q,"rootfsImageName":"example.test/other"}`, imageID), 0o644),
+			imagetest.File("spec.dump", string(info.Spec), 0o644),
+			imagetest.Dir("checkpoint", 0o755), imagetest.File("checkpoint/inventory.img", "forged", 0o644),
+			imagetest.File("checkpoint/descriptors.json", "[]", 0o644),
+			imagetest.File("rootfs-diff.tar", string(imagetest.Tar(imagetest.File("left", "by a process", 0o644))), 0o644),
+		), imagetest.Gzip))
+		image.Annotations = map[string]string{annotation: "main"}
+		name, err := registry.Push("checkpoint", tag, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dropImage(t, shared.pull(t, name))
+		return name
+	}
+	of := func(name string) ctrOption {
+		return func(c *runtimeapi.ContainerConfig) { c.Image = &runtimeapi.ImageSpec{Image: name} }
+	}
+	for tag, annotation := range map[string]string{
+		"criu": "org.criu.checkpoint.container.name", "crio": "io.kubernetes.cri-o.annotations.checkpoint.name",
+	} {
+		name := made(tag, annotation, status.Status.ImageId)
+		c := p.create(of(name))
+		same(t, "state", c.status().State, runtimeapi.ContainerState_CONTAINER_CREATED)
+		same(t, "image", c.status().ImageId, status.Status.ImageId)
+		data, err := os.ReadFile(filepath.Join(shared.State, "containers", c.id, "rootfs", "left"))
+		same(t, "what a process has left", fmt.Sprint(string(data), err), "by a process<nil>")
+		wantCode(t, "a start of what is forged", shared.runtime.StartContainer(t.Context(), c.id), failedPrecondition)
+		same(t, "state", c.status().State, runtimeapi.ContainerState_CONTAINER_EXITED)
+		if err := shared.runtime.RemoveContainer(t.Context(), c.id); err != nil {
+			t.Error(err)
+		}
+		_, err = p.tryCreate(of(name), func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/etc", ContainerPath: "/mnt"}}
+		})
+		wantCode(t, "one more mount", err, failedPrecondition)
+	}
+	_, err = p.tryCreate(of(made("missing", "org.criu.checkpoint.container.name", "sha256:"+strings.Repeat("a", 64))))
+	wantCode(t, "of an image that is not there", err, notFound)
 	same(t, "containers", p.containers(), 1)
 	same(t, "files of checkpoints", len(glob(t, filepath.Join(shared.Root, "checkpoints", "*"))), 0)
 }
