@@ -441,10 +441,16 @@ func answers(call func(context.Context) error) error {
 // slowest of a hundred.
 func BenchmarkListsBesideHungContainers(b *testing.B) {
 	d := shared
-	for range hungPods {
-		d.runPod(b).run(command("sleep", "600"))
+	var pods []*pod // as many as later hang, and as many again
+	for range 2 * hungPods {
+		p := d.runPod(b)
+		p.run(command("sleep", "600"))
+		pods = append(pods, p)
 	}
 	b.Run("before", func(b *testing.B) { slowestOfLists(b, d) })
+	for _, p := range pods[:hungPods] {
+		p.remove()
+	}
 	v, _ := hang(b, d)
 	b.Run("hung", func(b *testing.B) { slowestOfLists(b, d) })
 	v.abort()
