@@ -104,12 +104,7 @@ func (d *daemon) pullAnew(t testing.TB, option ctrOption) {
 // Attempts that fail leave neither goroutines nor descriptors, however many there are
 // (CVE-2022-23471, CVE-2025-64329).
 func TestFailedSessionsLeaveNoGoroutines(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := freeAddress(t)
 	d := ownDaemon(t, "metrics:\n  address: "+address+"\n")
 	d.pull(t, busybox)
 	p := d.runPod(t, hostNetwork)
@@ -153,7 +148,18 @@ func TestFailedSessionsLeaveNoGoroutines(t *testing.T) {
 	})
 }
 
-// scrape reads a metric without labels.
+// freeAddress is one on which a daemon can listen.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	return free.Addr().String()
+}
+
+// scrape reads a metric; name has its labels.
 func scrape(t testing.TB, address, name string) int {
 	t.Helper()
 	resp, err := http.Get("http://" + address + "/metrics")
