@@ -78,7 +78,9 @@ type importFile struct {
 func newImporter(s *Service, dirs []string) *importer {
 	im := &importer{s: s, files: map[string]*importFile{}, unreadable: map[string]string{}}
 	for _, dir := range dirs {
-		im.dirs = append(im.dirs, filepath.Clean(dir))
+		if dir = filepath.Clean(dir); !slices.Contains(im.dirs, dir) {
+			im.dirs = append(im.dirs, dir)
+		}
 	}
 	return im
 }
@@ -198,8 +200,11 @@ func filesIn(dir string) (map[string]string, error) {
 		if strings.HasPrefix(e.Name(), ".") || e.IsDir() {
 			continue
 		}
-		if st, err := e.Info(); err == nil {
+		switch st, err := e.Info(); {
+		case err == nil:
 			versions[filepath.Join(dir, e.Name())] = fileVersion(st)
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, err
 		}
 	}
 	return versions, nil

@@ -147,10 +147,10 @@ func newImages(cfg config.Config, s *surface) (*imageservice.Service, error) {
 	})
 }
 
-func writableQuota(c config.Runtime) store.Quota {
+func writableQuota(cfg config.Runtime) store.Quota {
 	return store.Quota{
-		Limit:    uint64(c.WritableLimit),
-		Projects: projectquota.IDs{First: uint32(c.ProjectIDs.First), Count: uint32(c.ProjectIDs.Count)},
+		Limit:    uint64(cfg.WritableLimit),
+		Projects: projectquota.IDs{First: uint32(cfg.ProjectIDs.First), Count: uint32(cfg.ProjectIDs.Count)},
 	}
 }
 

@@ -73,6 +73,14 @@ type Import struct {
 	Images int `json:"images"`
 }
 
+// mergeImports adds imports to those of before; one of the same file takes its place.
+func mergeImports(before, now []Import) []Import {
+	kept := slices.DeleteFunc(slices.Clone(before), func(b Import) bool {
+		return slices.ContainsFunc(now, func(n Import) bool { return n.Path == b.Path && n.Version == b.Version })
+	})
+	return append(kept, now...)
+}
+
 // Name is a reference that leads to an image. Seq grows with every naming: when a
 // kill left one name at two images, the later one has it.
 type Name struct {
@@ -267,8 +275,7 @@ func (s *Store) putImage(img Image, refs []string, config, manifest []byte, repl
 		if img.Signatures == nil {
 			img.Signatures = old.Signatures
 		}
-		known := slices.DeleteFunc(slices.Clone(old.Imports), func(i Import) bool { return slices.Contains(img.Imports, i) })
-		img.Imports = append(known, img.Imports...)
+		img.Imports = mergeImports(old.Imports, img.Imports)
 	}
 	img.nameAnew(s.nextNames(img.ID, refs), refs, old)
 	if len(img.Names) > maxNames {
