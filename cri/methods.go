@@ -30,6 +30,7 @@ var changing = map[string]bool{
 	runtimeapi.ImageService_PullImage_FullMethodName:                   true,
 	runtimeapi.ImageService_RemoveImage_FullMethodName:                 true,
 	"/berth.v1.Containers/Commit":                                      true,
+	"/berth.v1.Containers/CopyIn":                                      true,
 }
 
 // changes tells whether a call changes something, by its full method name.

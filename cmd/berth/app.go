@@ -55,7 +55,7 @@ their ID, or by name; a container also as POD/NAME, a pod as NAMESPACE/NAME.`,
 		a.podsCommand(), a.psCommand(), a.imagesCommand(),
 		a.loadCommand(), a.saveCommand(), a.pushCommand(), a.tagCommand(), a.untagCommand(),
 		a.pullCommand(), a.runCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.portForwardCommand(),
-		a.diffCommand(), a.commitCommand(),
+		a.diffCommand(), a.commitCommand(), a.cpCommand(),
 		a.checkpointCommand(), a.restoreCommand(), a.stopCommand(), a.rmCommand(), a.rmpCommand(), a.rmiCommand(),
 		a.inspectCommand(), a.statsCommand(), a.metricsCommand(), a.eventsCommand(), a.opsCommand(), a.dfCommand(), a.fsckCommand(), a.infoCommand(), a.versionCommand(),
 	)

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"io"
+	"os"
 	"time"
 
 	"github.com/berth-cri/berth/cri/berthapi"
 	"github.com/berth-cri/berth/imageservice"
 	"github.com/berth-cri/berth/imageservice/idmap"
+	"github.com/berth-cri/berth/imageservice/rootcopy"
 	"github.com/berth-cri/berth/runtimeservice"
 	"github.com/berth-cri/berth/runtimeservice/namespaces"
 )
@@ -48,6 +51,28 @@ func (f containerFiles) Commit(ctx context.Context, req berthapi.CommitRequest) 
 	}
 	image, err := f.images.Commit(ctx, files.ID, o)
 	return berthapi.Committed{ID: image.ID, Name: image.Name, Digest: image.Digest.String()}, err
+}
+
+// CopyOut implements berthapi.ContainersServer.
+func (f containerFiles) CopyOut(ctx context.Context, req berthapi.CopyRequest, archive io.Writer) error {
+	return f.withRoot(ctx, req, func(root *os.File, ids idmap.Map) error {
+		return rootcopy.Out(ctx, root, req.Path, archive, ids)
+	})
+}
+
+// CopyIn implements berthapi.ContainersServer.
+func (f containerFiles) CopyIn(ctx context.Context, req berthapi.CopyRequest, archive io.Reader) error {
+	return f.withRoot(ctx, req, func(root *os.File, ids idmap.Map) error {
+		return rootcopy.In(ctx, root, req.Path, req.Top, archive, ids)
+	})
+}
+
+func (f containerFiles) withRoot(ctx context.Context, req berthapi.CopyRequest, copy func(*os.File, idmap.Map) error) error {
+	files, err := f.runtime.ContainerFiles(ctx, req.ContainerID)
+	if err != nil {
+		return err
+	}
+	return f.runtime.WithRoot(ctx, files.ID, func(root *os.File) error { return copy(root, idMap(files.Mapping)) })
 }
 
 func written(files runtimeservice.ContainerFiles) imageservice.WrittenOptions {

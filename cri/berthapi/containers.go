@@ -42,10 +42,23 @@ type Committed struct {
 	Digest string `json:"digest"`
 }
 
+// CopyRequest is a path in a container. What is copied is an archive (tar).
+type CopyRequest struct {
+	ContainerID string `json:"containerID"`
+	Path        string `json:"path"`
+	// Top is, to copy one file or directory in, its name in the archive: the path may be
+	// what it is to be called.
+	Top string `json:"top,omitempty"`
+}
+
 // ContainersServer answers the service berth.v1.Containers, about the files of containers.
 type ContainersServer interface {
 	Diff(ctx context.Context, req DiffRequest, send func(Change) error) error
 	Commit(ctx context.Context, req CommitRequest) (Committed, error)
+	// CopyOut writes what is at the path, under its last name.
+	CopyOut(ctx context.Context, req CopyRequest, archive io.Writer) error
+	// CopyIn writes an archive into the directory at the path.
+	CopyIn(ctx context.Context, req CopyRequest, archive io.Reader) error
 }
 
 // RegisterContainers makes s serve berth.v1.Containers by srv.
@@ -67,6 +80,12 @@ func RegisterContainers(s grpc.ServiceRegistrar, srv ContainersServer) {
 					}
 					return x.Send(image)
 				})
+			}),
+			exchanges("CopyOut", func(ctx context.Context, srv ContainersServer, x *Exchange) error {
+				return withRequest(x, func(req CopyRequest) error { return srv.CopyOut(ctx, req, x) })
+			}),
+			exchanges("CopyIn", func(ctx context.Context, srv ContainersServer, x *Exchange) error {
+				return withRequest(x, func(req CopyRequest) error { return srv.CopyIn(ctx, req, x) })
 			}),
 		},
 	}, srv)
@@ -90,4 +109,14 @@ func (c *ContainersClient) Diff(ctx context.Context, req DiffRequest, change fun
 func (c *ContainersClient) Commit(ctx context.Context, req CommitRequest) (image Committed, err error) {
 	err = c.download(ctx, "Commit", req, io.Discard, each(func(i Committed) error { image = i; return nil }))
 	return image, err
+}
+
+// CopyOut writes an archive of what is at the path to w.
+func (c *ContainersClient) CopyOut(ctx context.Context, req CopyRequest, w io.Writer) error {
+	return c.download(ctx, "CopyOut", req, w, none)
+}
+
+// CopyIn writes the archive r into the directory at the path.
+func (c *ContainersClient) CopyIn(ctx context.Context, req CopyRequest, r io.Reader) error {
+	return c.exchange(ctx, "CopyIn", req, r, none)
 }

@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/cri/berthapi"
+	"github.com/berth-cri/berth/imageservice/imagetest"
 )
 
 // connection is one to the daemon, for the services that are not CRI's.
@@ -192,4 +195,73 @@ func TestCommitRefuses(t *testing.T) {
 	c.id = "nobody"
 	_, err = c.commit(berthapi.CommitRequest{Name: "a"})
 	wantCode(t, "a container that is not there", err, notFound)
+}
+
+// copyIn copies an archive into a directory of the container.
+func (c *ctr) copyIn(dir string, archive []byte) error {
+	c.t.Helper()
+	return c.pod.d.files(c.t).CopyIn(c.t.Context(), berthapi.CopyRequest{ContainerID: c.id, Path: dir}, bytes.NewReader(archive))
+}
+
+// copyOut copies one file out of the container.
+func (c *ctr) copyOut(path string) (string, error) {
+	c.t.Helper()
+	var archive bytes.Buffer
+	if err := c.pod.d.files(c.t).CopyOut(c.t.Context(), berthapi.CopyRequest{ContainerID: c.id, Path: path}, &archive); err != nil {
+		return "", err
+	}
+	in := tar.NewReader(&archive)
+	if _, err := in.Next(); err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(in)
+	return string(text), err
+}
+
+// Files go in and out of containers that run, that have ended and that were not started, also
+// in user namespaces.
+func TestCopy(t *testing.T) {
+	file := func(name, text string) []byte {
+		return imagetest.Tar(imagetest.File(name, text, 0o640).Owned(7, 8))
+	}
+	for what, options := range map[string][]podOption{"plain": nil, "user namespace": {userNamespace}} {
+		t.Run(what, func(t *testing.T) {
+			c := runPod(t, options...).create(shell("cat /created; sleep 1000"))
+			roundTrip := func(name string) {
+				t.Helper()
+				if err := c.copyIn("/", file(name, name+"!")); err != nil {
+					t.Fatal(err)
+				}
+				if text, err := c.copyOut("/" + name); err != nil || text != name+"!" {
+					t.Errorf("copied out %q, %v", text, err)
+				}
+			}
+			roundTrip("created")
+			c.start()
+			roundTrip("running")
+			if got := c.sh("cat /running; stat -c ' %u:%g %a' /running"); got != "running! 7:8 640" {
+				t.Errorf("in the container it is %q", got)
+			}
+			c.sh("echo shared > /dev/shm/x; ln -s /proc/self/environ /env; ln -s /proc/1/root/etc /host")
+			if text, err := c.copyOut("/dev/shm/x"); err != nil || text != "shared\n" {
+				t.Errorf("of a mount: %q, %v", text, err)
+			}
+			for _, path := range []string{"/proc/self/environ", "/env/", "/host/passwd", "/proc/1/root/etc/passwd"} {
+				if text, err := c.copyOut(path); err == nil {
+					t.Errorf("copied %s: %q", path, text)
+				}
+			}
+			wantCode(t, "a device", c.copyIn("/", imagetest.Tar(imagetest.Device("null", '3', 1, 3))), invalidArgument)
+			wantCode(t, "no directory", c.copyIn("/none", file("x", "x")), notFound)
+			if log := shared.logTail(200); !strings.Contains(log, "method=CopyIn") || !strings.Contains(log, "container_id="+c.id) {
+				t.Errorf("the audit has no line of it: %s", log)
+			}
+			c.stop(0)
+			roundTrip("ended")
+			if text, err := c.copyOut("/running"); err != nil || text != "running!" {
+				t.Errorf("copied out %q, %v", text, err)
+			}
+			same(t, "output", c.stdout(), "created!")
+		})
+	}
 }

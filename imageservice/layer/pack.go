@@ -32,6 +32,12 @@ type PackOptions struct {
 	// IDs is the mapping of the user namespace that the tree belongs to: the archive has
 	// the owners as they are inside.
 	IDs idmap.Map
+	// Refuse tells of an opened file or directory, which may be only a place, that it is left
+	// out, with what is below it.
+	Refuse func(fd int) bool
+
+	// plain has no marks of overlayfs in it, nor what would be one in an archive.
+	plain bool
 }
 
 // Pack writes the tree below root, a writable layer of overlayfs, as an archive that
@@ -42,6 +48,18 @@ type PackOptions struct {
 func Pack(ctx context.Context, root *os.File, w io.Writer, o PackOptions) error {
 	p := packer{ctx: ctx, tar: tar.NewWriter(w), o: o, linked: map[inode]string{}}
 	if err := p.dir(root, ".", 0); err != nil {
+		return err
+	}
+	return p.tar.Close()
+}
+
+// PackEntry writes what has the name base in a directory, with all that is below it, under the
+// name as. The tree is one as a container sees it, in which nothing is a mark of overlayfs.
+// Otherwise it is as Pack.
+func PackEntry(ctx context.Context, dir *os.File, base, as string, w io.Writer, o PackOptions) error {
+	o.plain = true
+	p := packer{ctx: ctx, tar: tar.NewWriter(w), o: o, linked: map[inode]string{}}
+	if err := p.entry(dir, base, as, 0); err != nil {
 		return err
 	}
 	return p.tar.Close()
@@ -71,7 +89,7 @@ func (p *packer) dir(dir *os.File, name string, depth int) error {
 	if err := p.write(hdr, dir); err != nil {
 		return err
 	}
-	if isOpaqueDir(dir) {
+	if !p.o.plain && isOpaqueDir(dir) {
 		if err := p.tar.WriteHeader(&tar.Header{Name: join(name, opaqueMarker), Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
 			return fmt.Errorf("pack %q: %w", abbreviate(name), err)
 		}
@@ -109,7 +127,7 @@ func (p *packer) entry(dir *os.File, base, name string, depth int) error {
 		return &os.PathError{Op: "pack", Path: abbreviate(name), Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if !p.o.plain && strings.HasPrefix(base, whiteoutPrefix) {
 		return fmt.Errorf("pack %q: an archive would take the name for a mark: %w", abbreviate(name), errdefs.ErrFailedPrecondition)
 	}
 	id := inode{st.Dev, st.Ino}
@@ -117,7 +135,7 @@ func (p *packer) entry(dir *os.File, base, name string, depth int) error {
 	switch {
 	case kind == unix.S_IFSOCK:
 		return nil
-	case IsWhiteout(&st):
+	case !p.o.plain && IsWhiteout(&st):
 		*hdr = tar.Header{Name: strings.TrimSuffix(name, base) + whiteoutPrefix + base, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
 		return p.write(hdr, nil)
 	case kind == unix.S_IFDIR:
@@ -166,6 +184,9 @@ func (p *packer) open(dir *os.File, base, name string, kind uint32, f func(*os.F
 	}
 	if st.Mode&unix.S_IFMT != kind {
 		return fmt.Errorf("pack %q: something else has taken its place: %w", abbreviate(name), errdefs.ErrUnavailable)
+	}
+	if p.o.Refuse != nil && p.o.Refuse(place) {
+		return nil
 	}
 	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", place), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
