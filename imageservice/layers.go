@@ -235,7 +235,7 @@ func layerRecord(r layerRequest, res layer.Result) store.Layer {
 
 // write writes what the blob holds into root.
 func (r layerRequest) write(ctx context.Context, blob io.ReadCloser, root *os.File, mode inflate.Mode) (layer.Result, error) {
-	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, Inflate: mode}
+	spec := layer.Spec{Digest: r.desc.Digest, Size: r.desc.Size, Inflate: mode, Cached: store.MaxCached()}
 	if r.key != nil {
 		cipher, err := r.key.Cipher()
 		if err != nil {

@@ -56,7 +56,7 @@ func Check(ctx context.Context, path string, want digest.Digest, root string, un
 	if err := m.advance(); err != nil {
 		return report, err
 	}
-	report.Usage, err = Walk(ctx, root, untimed, m.meet)
+	report.Usage, err = Walk(ctx, root, untimed, false, m.meet)
 	switch {
 	case m.err != nil:
 		return report, m.err

@@ -81,7 +81,7 @@ func TestCheck(t *testing.T) {
 			// What happens to their times when something is done to what is in them is
 			// not what these tests are about.
 			untimed := []string{".", "a", "a-b", "a/deep", "b"}
-			d, usage, err := Write(context.Background(), file, root, untimed)
+			d, usage, err := Write(context.Background(), file, root, untimed, true)
 			if err != nil || usage.Entries != 14 || usage.Inodes != 13 {
 				t.Fatalf("%+v, %v", usage, err)
 			}
@@ -120,7 +120,7 @@ func poke(name string, offset int64) error {
 func TestDamagedInventory(t *testing.T) {
 	root := makeTree(t)
 	file := filepath.Join(t.TempDir(), "inventory")
-	d, _, err := Write(context.Background(), file, root, nil)
+	d, _, err := Write(context.Background(), file, root, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

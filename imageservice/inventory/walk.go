@@ -30,15 +30,16 @@ type Usage struct {
 
 // Walk calls visit with the entries of the tree at root, in their order. untimed are
 // the directories whose modification times mean nothing. Nothing else may write to
-// the tree meanwhile. The first error, also one of visit, ends it.
-func Walk(ctx context.Context, root string, untimed []string, visit func(Entry) error) (Usage, error) {
+// the tree meanwhile. With drop, files leave the page cache again. The first error, also
+// one of visit, ends it.
+func Walk(ctx context.Context, root string, untimed []string, drop bool, visit func(Entry) error) (Usage, error) {
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if err != nil {
 		return Usage{}, &os.PathError{Op: "open", Path: root, Err: err}
 	}
 	w := &walker{
 		ctx: ctx, visit: visit, untimed: map[string]bool{}, linked: map[uint64]string{},
-		block: make([]byte, blockSize),
+		drop: drop, block: make([]byte, blockSize),
 	}
 	for _, name := range untimed {
 		w.untimed[name] = true
@@ -53,6 +54,7 @@ type walker struct {
 	untimed map[string]bool
 	linked  map[uint64]string // first names of files with several
 	usage   Usage
+	drop    bool
 	block   []byte
 	xattrs  []byte // made when it is needed
 }
@@ -162,6 +164,9 @@ func (w *walker) file(at int, base, name string, st *unix.Stat_t) error {
 	}
 	if e.Sum, err = w.sum(fd, st.Size); err != nil {
 		return &os.PathError{Op: "read", Path: name, Err: err}
+	}
+	if w.drop {
+		_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) // a hint
 	}
 	return w.visit(e)
 }

@@ -159,11 +159,15 @@ func (t *treeWriter) content(f newFile, r io.Reader) error {
 			f.tail = part
 			return t.files.add(f)
 		}
-		if err := pwriteAll(f.fd, part, f.offset); err != nil {
+		err := pwriteAll(f.fd, part, f.offset)
+		f.offset += int64(len(part))
+		if err == nil && t.files.drop {
+			err = writeBehind(f.fd, f.offset)
+		}
+		if err != nil {
 			unix.Close(f.fd)
 			return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
 		}
-		f.offset += int64(len(part))
 	}
 }
 

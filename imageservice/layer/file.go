@@ -33,6 +33,9 @@ func WriteFile(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File
 	}
 	err = copyVerified(f, blob, spec, progress)
 	var st unix.Stat_t
+	if err == nil && spec.drops() {
+		err = drop(int(f.Fd()), 0, 0)
+	}
 	if err == nil {
 		err = errors.Join(f.Chmod(0o644), unix.Fstat(int(f.Fd()), &st))
 	}
@@ -49,6 +52,9 @@ func WriteFile(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File
 		TarSize: spec.Size, Implied: dirs,
 	}, nil
 }
+
+// drops tells whether a single file of the blob's size leaves the page cache.
+func (s Spec) drops() bool { return s.Cached > 0 && uint64(s.Size) > s.Cached }
 
 // createFile makes the file and its directories, which it returns with the root.
 func createFile(root *os.File, name string) (*os.File, []string, error) {
@@ -95,12 +101,12 @@ func makeDir(at int, name string) (int, error) {
 }
 
 // copyVerified copies the blob and checks its size and digest.
-func copyVerified(to io.Writer, blob io.Reader, spec Spec, progress func(int64)) error {
+func copyVerified(to *os.File, blob io.Reader, spec Spec, progress func(int64)) error {
 	h := hasher(spec.Digest)
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, chunkSize)
 	var size int64
 	for {
-		n, err := blob.Read(buf)
+		n, err := fill(blob, buf)
 		if size += int64(n); size > spec.Size {
 			return fmt.Errorf("blob %s is longer than the %d bytes that the manifest says: %w", spec.Digest, spec.Size, ErrCorrupt)
 		}
@@ -108,6 +114,11 @@ func copyVerified(to io.Writer, blob io.Reader, spec Spec, progress func(int64))
 		spec.decrypt(buf[:n])
 		if _, werr := to.Write(buf[:n]); werr != nil {
 			return werr
+		}
+		if spec.drops() {
+			if werr := writeBehind(int(to.Fd()), size); werr != nil {
+				return werr
+			}
 		}
 		if progress != nil {
 			progress(int64(n))

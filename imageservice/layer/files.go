@@ -28,23 +28,22 @@ type newFile struct {
 	tail   []byte
 }
 
-// finish writes the tail, sets owner, mode, attributes and times, and closes.
-func (f newFile) finish() error {
+// finish is describe and close, for a file that has all of its content.
+func (f newFile) finish() error { return errors.Join(f.describe(), unix.Close(f.fd)) }
+
+// describe writes the tail, and sets owner, mode, attributes and times.
+func (f newFile) describe() error {
 	err := failpoint.Hit("layer/file")
 	if err == nil {
 		err = pwriteAll(f.fd, f.tail, f.offset)
 	}
 	if err != nil {
-		err = &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
+		return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
 	}
-	if err == nil {
-		err = setOwnerModeXattrs(f.fd, f.hdr)
+	if err := setOwnerModeXattrs(f.fd, f.hdr); err != nil {
+		return err
 	}
-	if err == nil {
-		err = setTimes(f.fd, "", f.hdr.ModTime)
-	}
-	// A file system may tell of a full disk only now.
-	return errors.Join(err, unix.Close(f.fd))
+	return setTimes(f.fd, "", f.hdr.ModTime)
 }
 
 // batch is files that are finished by the same hands: to pass on a small one costs
@@ -52,23 +51,50 @@ func (f newFile) finish() error {
 type batch struct {
 	files []newFile
 	tails *chunk
+	drop  bool // out of the page cache
 }
 
+// finish returns the first error, after it has closed all files.
 func (b *batch) finish() error {
-	var first error
+	err := b.write()
 	for _, f := range b.files {
-		if err := f.finish(); first == nil {
-			first = err
+		// A file system may tell of a full disk only now.
+		if cerr := unix.Close(f.fd); err == nil && cerr != nil {
+			err = &os.PathError{Op: "close", Path: f.hdr.Name, Err: cerr}
 		}
 	}
 	b.tails.release()
-	return first
+	return err
+}
+
+func (b *batch) write() error {
+	for _, f := range b.files {
+		if err := f.describe(); err != nil {
+			return err
+		}
+	}
+	if !b.drop {
+		return nil
+	}
+	for _, f := range b.files {
+		if err := startWriting(f.fd, 0, 0); err != nil {
+			return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
+		}
+	}
+	for _, f := range b.files {
+		if err := drop(f.fd, 0, 0); err != nil {
+			return &os.PathError{Op: "write", Path: f.hdr.Name, Err: err}
+		}
+	}
+	return nil
 }
 
 // fileWriters finish files on other cores while the caller goes on with the
 // archive. Only names need the archive's order: what happens to a file's inode
 // does not show in its directory. The zero value is ready; it is for one caller.
 type fileWriters struct {
+	// drop says that what is written from now on leaves the page cache.
+	drop  bool
 	next  *batch // being filled; nil for an empty one
 	wg    sync.WaitGroup
 	slots chan struct{}
@@ -104,7 +130,7 @@ func (w *fileWriters) add(f newFile) error {
 // pass has the batch finished that was being filled.
 func (w *fileWriters) pass() {
 	b := w.next
-	w.next = nil
+	b.drop, w.next = w.drop, nil
 	if w.slots == nil {
 		w.slots = make(chan struct{}, min(maxFileWriters, runtime.GOMAXPROCS(0)))
 	}

@@ -68,6 +68,9 @@ type Spec struct {
 	DiffID digest.Digest // of the tar archive in it; "" where nobody says
 	// Inflate chooses the decoder of gzip.
 	Inflate inflate.Mode
+	// Cached is how many bytes of files may stay in the page cache, to be read soon. Of a
+	// layer that has more the rest is written to the disk and leaves it. 0 is no limit.
+	Cached uint64
 	// Cipher deciphers an encrypted blob, whose Digest and Size are those of the
 	// encrypted bytes; nil for one that is not.
 	Cipher Cipher
@@ -123,7 +126,7 @@ type Result struct {
 // disk, those of blob, and those of ctx.
 func Unpack(ctx context.Context, blob io.ReadCloser, spec Spec, root *os.File, progress func(int64)) (Result, error) {
 	p := startPipeline(ctx, blob, spec, progress)
-	t := newTreeWriter(root)
+	t := newTreeWriter(root, spec.Cached)
 	err := guarded(func() error { return t.unpack(p.tar()) })
 	if werr := t.close(); err == nil {
 		err = werr

@@ -41,6 +41,7 @@ type treeWriter struct {
 	opaqueRoot bool
 	sparse     int64 // bytes that sparse files stand for
 	usage      usage
+	cached     uint64 // as Spec.Cached
 
 	parents openDirs
 	files   fileWriters
@@ -53,11 +54,12 @@ type dirTime struct {
 	mtime time.Time
 }
 
-func newTreeWriter(root *os.File) *treeWriter {
+func newTreeWriter(root *os.File, cached uint64) *treeWriter {
 	return &treeWriter{
 		root:    root,
 		implied: map[string]struct{}{".": {}},
 		usage:   usage{bytes: blockSize, inodes: 1},
+		cached:  cached,
 	}
 }
 
@@ -386,6 +388,7 @@ func openDirAt(parent int, base string) (int, error) {
 func (t *treeWriter) count(bytes uint64) {
 	t.usage.bytes += bytes
 	t.usage.inodes++
+	t.files.drop = t.cached > 0 && t.usage.bytes > t.cached
 }
 
 // finish sets the times of the directories, which writing into them has

@@ -26,7 +26,7 @@ func (s *Store) takeInventory(ctx context.Context, l Layer) error {
 		return nil
 	}
 	dir := s.path(layersDir, l.DiffID.Encoded())
-	d, usage, err := inventory.Write(ctx, dir+"/"+inventoryFile, dir+"/"+diffDir, l.Implied)
+	d, usage, err := inventory.Write(ctx, dir+"/"+inventoryFile, dir+"/"+diffDir, l.Implied, l.Bytes > MaxCached())
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (s *Store) takeInventory(ctx context.Context, l Layer) error {
 // Inventory is the digest of the inventory of a layer that was unpacked and not
 // committed yet.
 func (in *Ingest) Inventory(ctx context.Context, rec Layer) (digest.Digest, error) {
-	d, _, err := inventory.Write(ctx, in.dir+"/"+inventoryFile, in.dir+"/"+diffDir, rec.Implied)
+	d, _, err := inventory.Write(ctx, in.dir+"/"+inventoryFile, in.dir+"/"+diffDir, rec.Implied, false)
 	return d, err
 }
 

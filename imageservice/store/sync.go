@@ -13,10 +13,15 @@ import (
 	"github.com/berth-cri/berth/imageservice/tree"
 )
 
-// dropShare is the part of the machine's memory above which a layer's files leave
-// the page cache once they are on the disk. Smaller ones stay: a container is about
-// to read them.
-const dropShare = 16
+// MaxCached is up to what size a layer's files stay in the page cache: a container is
+// about to read them. It is a sixteenth of the machine's memory.
+func MaxCached() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return info.Totalram * uint64(info.Unit) / 16
+}
 
 // Sync brings the layers, blobs and images that are only in memory yet to the disk,
 // and marks the layers and blobs so. It returns how many layers it marked. Nothing else on the file
@@ -78,22 +83,13 @@ func (s *Store) syncLayer(ctx context.Context, id digest.Digest) error {
 	if err := s.takeInventory(ctx, l); err != nil {
 		return err
 	}
-	if err := tree.Sync(ctx, dir, l.Bytes > memory()/dropShare); err != nil {
+	if err := tree.Sync(ctx, dir, l.Bytes > MaxCached()); err != nil {
 		return err
 	}
 	if err := errors.Join(failpoint.Hit("store/sync/tree"), tree.SyncDir(s.path(layersDir))); err != nil {
 		return err
 	}
 	return s.markSynced(l.DiffID)
-}
-
-// memory is the machine's, in bytes.
-func memory() uint64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return info.Totalram * uint64(info.Unit)
 }
 
 // markSynced leaves the mark and syncs it: a layer whose mark is lost in a power
