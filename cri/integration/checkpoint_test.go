@@ -107,6 +107,8 @@ func TestCheckpointContainer(t *testing.T) {
 	same(t, "files beside the archive", len(glob(t, dir+"/*"))+len(glob(t, dir+"/.*")), 1)
 	wantCode(t, "a checkpoint over another", c.checkpoint(location, 60), alreadyExists)
 
+	// What it forks meanwhile would be what the other pod is asked to have left behind.
+	c.stop(0)
 	q := runPod(t)
 	r := q.create(shell(counter), func(c *runtimeapi.ContainerConfig) { c.Image = &runtimeapi.ImageSpec{Image: location} })
 	same(t, "state", r.status().State, runtimeapi.ContainerState_CONTAINER_CREATED)
