@@ -48,7 +48,7 @@ func witness(t *testing.T, cgroup string) witnessed {
 func TestMetricsAgreeWithAnotherReader(t *testing.T) {
 	d := ownDaemon(t, "runtime:\n  pidsLimit: 40\n")
 	p := d.runPod(t, hostNetwork)
-	c := p.run(shell("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; touch /rested; exec sleep 1000"),
+	c := p.run(shell("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; touch /rested; exec sleep 1000"),
 		resources(func(r *runtimeapi.LinuxContainerResources) {
 			r.CpuPeriod, r.CpuQuota, r.MemoryLimitInBytes = 100000, 90000, 64<<20
 		}))
