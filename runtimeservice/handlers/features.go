@@ -26,6 +26,9 @@ const (
 	// oldVersion is what runtimes take that are older than the features command; crun 1.8
 	// takes no 1.1.
 	oldVersion = "1.0.2"
+	// mappingCrun is the first crun that maps the IDs of mounts as the specification has it;
+	// recursive read-only ones are older.
+	mappingCrun = "1.8.1"
 )
 
 // readFeatures asks a program what it can do.
@@ -51,6 +54,7 @@ func (f *Features) read(ctx context.Context, path string, args []string) (string
 	text, err := output(ctx, path, args, "features")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		f.assume()
 		return oldVersion, nil
 	}
 	if err != nil {
@@ -66,6 +70,17 @@ func (f *Features) read(ctx context.Context, path string, args []string) (string
 		f.UserNamespaces = extensions != nil && extensions.IDMap != nil && extensions.IDMap.Enabled != nil && *extensions.IDMap.Enabled
 	}
 	return versionWithin(specs.Version, told.OCIVersionMin, told.OCIVersionMax)
+}
+
+// assume says what a program can do that is older than its features command.
+func (f *Features) assume() {
+	version, ok := strings.CutPrefix(f.Version, "crun version ")
+	if !ok {
+		return
+	}
+	if cmp, err := compareVersions(version, mappingCrun); err == nil && cmp >= 0 {
+		f.UserNamespaces, f.RecursiveReadOnlyMounts = true, true
+	}
 }
 
 // versionWithin is ours, or the newest that the runtime takes.

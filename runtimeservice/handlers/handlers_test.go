@@ -57,6 +57,8 @@ func TestFeatures(t *testing.T) {
 			want: Features{Version: "rt version 3", OCIVersion: "1.0.3", ExecCgroup: true}},
 		{name: "without the command", script: `[ "$1" = --version ] && echo crun version 1.8 || exit 1`,
 			want: Features{Version: "crun version 1.8", OCIVersion: "1.0.2"}},
+		{name: "known without the command", script: `[ "$1" = --version ] && echo crun version 1.8.1 || exit 1`,
+			want: Features{Version: "crun version 1.8.1", OCIVersion: "1.0.2", RecursiveReadOnlyMounts: true, UserNamespaces: true}},
 		{name: "with another answer", script: `echo usage`, want: Features{Version: "usage", OCIVersion: "1.0.2"}},
 		{name: "from the future", script: answering("9", `{"ociVersionMin": "7.0.0", "ociVersionMax": "7.1.0"}`), fails: "takes specifications from version 7.0.0 on"},
 		{name: "nonsense", script: answering("9", `{"ociVersionMax": "new"}`), fails: `"new" is not a version`},
