@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/big"
@@ -66,30 +67,27 @@ func (n twoNodes) path(i int) string { return filepath.Join("/run/netns", n.name
 // listen listens inside of a namespace, on its loopback interface.
 func (n twoNodes) listen(t *testing.T, i int) net.Listener {
 	t.Helper()
-	type result struct {
-		l   net.Listener
-		err error
+	// The thread goes back: if it is the main one, it would stay there for all other tests.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
 	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(n.path(i), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			unix.Close(fd)
-		}
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		done <- result{l, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
+	defer home.Close()
+	there, err := os.Open(n.path(i))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return r.l
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err := errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // daemonIn starts a daemon in a namespace.
