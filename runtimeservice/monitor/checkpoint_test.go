@@ -88,7 +88,7 @@ func (e *checkpointEnv) goesOn(ids ...string) {
 
 func (e *checkpointEnv) freeze(longest time.Duration, ids ...string) {
 	e.t.Helper()
-	if err := e.client.Freeze(e.ctx(), ids, longest); err != nil {
+	if err := e.client.FreezeToDump(e.ctx(), ids, longest); err != nil {
 		e.t.Fatal(err)
 	}
 	for _, id := range ids {
@@ -228,7 +228,7 @@ func TestFreezeForAClientThatLeaves(t *testing.T) {
 		client, done := e.client, make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = client.Freeze(context.Background(), ids, time.Minute)
+			_ = client.FreezeToDump(context.Background(), ids, time.Minute)
 		}()
 		time.Sleep(time.Duration(i) * 100 * time.Microsecond)
 		e.disconnect()
@@ -253,7 +253,7 @@ func TestFreezeOfAllOrNone(t *testing.T) {
 		"one that is frozen":     {b, errdefs.ErrFailedPrecondition},
 		"the same one once more": {a, errdefs.ErrFailedPrecondition},
 	} {
-		wantKind(t, name, e.client.Freeze(e.ctx(), []string{a, test.other}, time.Minute), test.want)
+		wantKind(t, name, e.client.FreezeToDump(e.ctx(), []string{a, test.other}, time.Minute), test.want)
 		e.goesOn(a)
 		if !e.frozen(b) {
 			t.Errorf("%s: another client's container goes on", name)
@@ -277,7 +277,7 @@ func TestFreezeWithoutAUsableCRIU(t *testing.T) {
 			}
 			e := newCheckpointEnv(t, criu)
 			id := e.counting()
-			err := e.client.Freeze(e.ctx(), []string{id}, time.Minute)
+			err := e.client.FreezeToDump(e.ctx(), []string{id}, time.Minute)
 			wantKind(t, "freeze", err, errdefs.ErrFailedPrecondition)
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("error %v", err)
