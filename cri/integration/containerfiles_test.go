@@ -145,7 +145,7 @@ func TestCommitThatIsCutOff(t *testing.T) {
 			before := disk(t, d)
 			req := berthapi.CommitRequest{Name: "cut:off"}
 			if cut == nil {
-				req.Seconds = 0.2
+				req.Seconds = 0.02
 			}
 			done := make(chan error, 1)
 			go func() {

@@ -142,8 +142,8 @@ func TestNothingStaysFrozen(t *testing.T) {
 	}{
 		"the dump fails":                     {mode: fails, longest: long, want: errdefs.ErrFailedPrecondition},
 		"CRIU dies":                          {mode: dies, longest: long, want: errdefs.ErrFailedPrecondition},
-		"the time is over":                   {mode: hangs, longest: 2 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
-		"the time is over, CRIU would end":   {mode: lingers, longest: 2 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
+		"the time is over":                   {mode: hangs, longest: 8 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
+		"the time is over, CRIU would end":   {mode: lingers, longest: 8 * time.Second, cut: func(*checkpointEnv, ...string) {}, want: context.DeadlineExceeded},
 		"the client does not want it":        {mode: hangs, longest: long, cut: (*checkpointEnv).thaw, want: context.Canceled},
 		"the client is gone":                 {mode: hangs, longest: long, cut: func(e *checkpointEnv, _ ...string) { e.disconnect(); e.connect() }},
 		"the monitor is killed":              {mode: hangs, longest: long, cut: func(e *checkpointEnv, _ ...string) { e.killMonitor() }},

@@ -57,7 +57,7 @@ func (s *criuState) give() { <-s.work }
 
 // requireCRIU finds out whether CRIU is there and can work on this kernel; it is asked
 // again after a no, and when the program is another one. The error is
-// ErrFailedPrecondition.
+// ErrFailedPrecondition, or the cause of ctx's end.
 func (s *Server) requireCRIU(ctx context.Context) error {
 	path, err := exec.LookPath(criuName)
 	if err != nil {
@@ -82,6 +82,9 @@ func (s *Server) requireCRIU(ctx context.Context) error {
 		return fmt.Errorf("CRIU %s on this node is too old, %s is the oldest that can be used: %w", versionText(version), versionText(criuVersion), errdefs.ErrFailedPrecondition)
 	}
 	out, err := exec.CommandContext(ctx, path, "check").CombinedOutput()
+	if ctx.Err() != nil {
+		return fmt.Errorf("look whether CRIU can work on this node: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		return fmt.Errorf("CRIU %s cannot work on this node's kernel: criu check: %w: %s: %w", versionText(version), err, firstError(out), errdefs.ErrFailedPrecondition)
 	}
