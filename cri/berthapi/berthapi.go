@@ -1,5 +1,7 @@
-// Package berthapi is what Berth serves over its socket beside CRI: the gRPC
-// service berth.v1.Images, by which the command line follows a pull.
+// Package berthapi is what Berth serves over its socket beside CRI, for its own command
+// line: the gRPC services berth.v1.Images (how far pulls are), Transfers (images in and out,
+// and their names), Storage (what is on the disk), Containers (their files) and Operations
+// (what goes on).
 //
 // The messages are google.protobuf.Struct on the wire, so that any gRPC client
 // can read them without generated code. Unknown fields are ignored by both
