@@ -27,17 +27,24 @@ func goodRestorePod() *runtimeapi.RestorePodRequest {
 // badCleanPaths are refused wherever a path without detours is.
 var badCleanPaths = map[string]string{"root": "/", "detour": "/a/../b", "doubled": "/a//b", "trailing": "/a/"}
 
+// badCleanPath are the cases of a field that is a path without detours.
+func badCleanPath[R any](field string, at func(R) *string) []malformedCase[R] {
+	var cases []malformedCase[R]
+	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
+		for name, v := range bad {
+			cases = append(cases, malformedCase[R]{field, name, func(r R) { *at(r) = v }})
+		}
+	}
+	return cases
+}
+
 func malformedCheckpointContainer() malformedTable {
 	type request = *runtimeapi.CheckpointContainerRequest
 	cases := []malformedCase[request]{
 		{"timeout", "negative", func(r request) { r.Timeout = -1 }},
 	}
 	cases = append(cases, badID("container_id", func(r request) *string { return &r.ContainerId }, true)...)
-	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
-		for name, v := range bad {
-			cases = append(cases, malformedCase[request]{"location", name, func(r request) { r.Location = v }})
-		}
-	}
+	cases = append(cases, badCleanPath("location", func(r request) *string { return &r.Location })...)
 	return tableOf("CheckpointContainer", goodCheckpointContainer, cases)
 }
 
@@ -51,11 +58,7 @@ func malformedCheckpointPod() malformedTable {
 		{`options["a"]`, "newline", func(r request) { r.Options = map[string]string{"a": "x\ny"} }},
 	}
 	cases = append(cases, badID("pod_sandbox_id", func(r request) *string { return &r.PodSandboxId }, true)...)
-	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
-		for name, v := range bad {
-			cases = append(cases, malformedCase[request]{"output_path", name, func(r request) { r.OutputPath = v }})
-		}
-	}
+	cases = append(cases, badCleanPath("output_path", func(r request) *string { return &r.OutputPath })...)
 	return tableOf("CheckpointPod", goodCheckpointPod, cases)
 }
 
@@ -72,11 +75,7 @@ func malformedRestorePod() malformedTable {
 		{"container_configs[0].devices[0].host_path", "relative", func(r request) { r.ContainerConfigs[0].Devices[0].HostPath = "dev/fuse" }},
 		{"container_configs[0].image.image", "an archive", func(r request) { r.ContainerConfigs[0].Image.Image = "/a.tar" }},
 	}
-	for _, bad := range []map[string]string{badPaths, badCleanPaths} {
-		for name, v := range bad {
-			cases = append(cases, malformedCase[request]{"checkpoint_path", name, func(r request) { r.CheckpointPath = v }})
-		}
-	}
+	cases = append(cases, badCleanPath("checkpoint_path", func(r request) *string { return &r.CheckpointPath })...)
 	cases = append(cases, nested("config", request.GetConfig, sandboxConfigCases())...)
 	cases = append(cases, nested("container_configs[0]", func(r request) *runtimeapi.ContainerConfig { return r.ContainerConfigs[0] }, containerConfigCases())...)
 	cases = append(cases, malformedCase[request]{`options["a"]`, "newline", func(r request) { r.Options = map[string]string{"a": "x\ny"} }})

@@ -1,9 +1,9 @@
 package layer
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/tree"
 )
 
 // The files of a large layer leave the page cache as they are written: they would push
@@ -28,24 +28,16 @@ func writeBehind(fd int, size int64) error {
 // startWriting sets n bytes of a file on their way to the disk, all behind offset if n
 // is 0.
 func startWriting(fd int, offset, n int64) error {
-	return syncRange(fd, offset, n, unix.SYNC_FILE_RANGE_WRITE)
+	return tree.SyncRange(fd, offset, n, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // drop waits until these bytes are on the disk and takes them out of the page cache.
 // The kernel tells of a lost write once, so its error is the layer's.
 func drop(fd int, offset, n int64) error {
 	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	if err := syncRange(fd, offset, n, wait); err != nil {
+	if err := tree.SyncRange(fd, offset, n, wait); err != nil {
 		return err
 	}
 	_ = unix.Fadvise(fd, offset, n, unix.FADV_DONTNEED) // a hint
 	return nil
-}
-
-func syncRange(fd int, offset, n int64, how int) error {
-	err := unix.SyncFileRange(fd, offset, n, how)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
-		return nil // a file system that does not know it
-	}
-	return err
 }

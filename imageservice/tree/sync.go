@@ -40,9 +40,15 @@ func Sync(ctx context.Context, path string, drop bool) error {
 }
 
 func startWriting(f *os.File, _ bool) error {
-	err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	return SyncRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+}
+
+// SyncRange is sync_file_range(2), and nothing for directories and on file systems that
+// do not know it.
+func SyncRange(fd int, offset, n int64, how int) error {
+	err := unix.SyncFileRange(fd, offset, n, how)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
-		return nil // directories, and file systems that do not know it
+		return nil
 	}
 	return err
 }
