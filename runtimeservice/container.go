@@ -184,6 +184,15 @@ func (c *container) requireRunning() error {
 	return nil
 }
 
+// orEnded is the error of a call for a container that ran a moment ago: the
+// monitor knows of its end, as ErrNotFound, before it is recorded here.
+func (c *container) orEnded(err error) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("container %s has just ended: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
 func (c *container) stopSignal() syscall.Signal {
 	if n := c.rec.Load().StopSignal; n != 0 {
 		return syscall.Signal(n)

@@ -189,7 +189,7 @@ func (s *sessions) execPipes(ctx context.Context, id string, cmd []string, timeo
 	p.closeTheirs()
 	if err != nil {
 		p.close()
-		return monitor.Exit{}, err
+		return monitor.Exit{}, c.orEnded(err)
 	}
 	defer started.Close()
 	var pumps []*pump
@@ -241,7 +241,7 @@ func (s *sessions) execTerminal(ctx context.Context, id string, cmd []string, in
 	aboutContainer(ctx, c)
 	started, console, err := s.monitor.Exec(ctx, monitor.ExecRequest{ContainerID: c.id, Process: process})
 	if err != nil {
-		return monitor.Exit{}, err
+		return monitor.Exit{}, c.orEnded(err)
 	}
 	defer started.Close()
 	if console, err = pollable(console); err != nil {

@@ -14,5 +14,5 @@ func (s *Service) ReopenContainerLog(ctx context.Context, id string) error {
 	if err := c.requireRunning(); err != nil {
 		return err
 	}
-	return s.opts.Processes.ReopenLog(ctx, c.id)
+	return c.orEnded(s.opts.Processes.ReopenLog(ctx, c.id))
 }

@@ -93,7 +93,7 @@ func (s *Service) changeLimits(ctx context.Context, c *container, change *runtim
 	}
 	if state == record.Running {
 		if err := s.opts.Processes.Update(ctx, c.id, next); err != nil {
-			return errors.Join(err, s.restoreLimits(ctx, c, old))
+			return c.orEnded(errors.Join(err, s.restoreLimits(ctx, c, old)))
 		}
 	}
 	if err := s.saveResources(c, ociSpec, next, after); err != nil {
