@@ -15,13 +15,13 @@ const floorAtATime = 2
 
 // measureFloor takes what the machine needs to unpack the layers without a runtime, a
 // registry or a digest: igzip -d | tar -x, two at a time. The layers have no whiteouts,
-// so each goes into a directory of its own, as a runtime does it.
-func measureFloor(ctx context.Context, c pullCase, report *report) error {
-	dir, err := os.MkdirTemp("", "bench-floor-")
+// so each goes into a directory of its own below dir, as a runtime does it. They stay
+// for the caller to remove.
+func measureFloor(ctx context.Context, c pullCase, dir string, report *report) error {
+	dir, err := os.MkdirTemp(dir, "")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
 	busy, began := cpuBusy(), time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(floorAtATime)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 )
@@ -22,6 +23,11 @@ func measurePull(ctx context.Context, registry *imageRegistry, opts options, tre
 	if err != nil {
 		return fmt.Errorf("pack tree %s: %w", dir, err)
 	}
+	floors, err := os.MkdirTemp("", "bench-floor-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(floors)
 	var pulled []string
 	for i, c := range cases {
 		if !strings.Contains(c.name, opts.pulls) {
@@ -38,7 +44,7 @@ func measurePull(ctx context.Context, registry *imageRegistry, opts options, tre
 					return err
 				}
 			}
-			if err := measureFloor(ctx, c, report); err != nil {
+			if err := measureFloor(ctx, c, floors, report); err != nil {
 				return err
 			}
 			awaitQuiet()
