@@ -36,7 +36,7 @@ func (s *Service) unpackKept(ctx context.Context, r layerRequest) error {
 	if err != nil {
 		return err
 	}
-	res, err := r.write(ctx, blob, in.Diff, s.opts.Inflate)
+	res, err := r.write(ctx, blob.Once(), in.Diff, s.opts.Inflate)
 	if err != nil {
 		in.Abort()
 		if errors.Is(err, layer.ErrCorrupt) && !errors.Is(err, layer.ErrDiffID) && ctx.Err() == nil {

@@ -275,7 +275,7 @@ func (s *Store) Verify(d digest.Digest) error {
 	}
 	defer b.Close()
 	h := d.Algorithm().Hash()
-	if _, err := io.Copy(h, b); err != nil {
+	if _, err := io.Copy(h, b.Once()); err != nil {
 		return fmt.Errorf("read blob %s: %w", d, err)
 	}
 	if got := digest.NewDigest(d.Algorithm(), h); got != d {

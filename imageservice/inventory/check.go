@@ -36,7 +36,8 @@ func (r *Report) add(path, what string) {
 // Check compares the tree at root with the inventory at path, whose digest is want.
 // untimed are as for Walk. An error means that nothing can be said; it is ErrDamaged
 // when the inventory is not the one that was written, os.ErrNotExist when there is
-// none. What of the tree cannot be read is a difference.
+// none. What of the tree cannot be read is a difference. Files that running pods read stay
+// in the page cache, others leave it as they are read.
 func Check(ctx context.Context, path string, want digest.Digest, root string, untimed []string) (Report, error) {
 	var report Report
 	f, err := os.Open(path)
@@ -56,7 +57,9 @@ func Check(ctx context.Context, path string, want digest.Digest, root string, un
 	if err := m.advance(); err != nil {
 		return report, err
 	}
-	report.Usage, err = Walk(ctx, root, untimed, false, m.meet)
+	w := newWalker(ctx, untimed, m.meet)
+	w.restore = true
+	report.Usage, err = w.walk(root)
 	switch {
 	case m.err != nil:
 		return report, m.err

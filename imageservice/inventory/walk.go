@@ -33,16 +33,23 @@ type Usage struct {
 // the tree meanwhile. With drop, files leave the page cache again. The first error, also
 // one of visit, ends it.
 func Walk(ctx context.Context, root string, untimed []string, drop bool, visit func(Entry) error) (Usage, error) {
+	w := newWalker(ctx, untimed, visit)
+	w.drop = drop
+	return w.walk(root)
+}
+
+func newWalker(ctx context.Context, untimed []string, visit func(Entry) error) *walker {
+	w := &walker{ctx: ctx, visit: visit, untimed: map[string]bool{}, linked: map[uint64]string{}, block: make([]byte, blockSize)}
+	for _, name := range untimed {
+		w.untimed[name] = true
+	}
+	return w
+}
+
+func (w *walker) walk(root string) (Usage, error) {
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if err != nil {
 		return Usage{}, &os.PathError{Op: "open", Path: root, Err: err}
-	}
-	w := &walker{
-		ctx: ctx, visit: visit, untimed: map[string]bool{}, linked: map[uint64]string{},
-		drop: drop, block: make([]byte, blockSize),
-	}
-	for _, name := range untimed {
-		w.untimed[name] = true
 	}
 	err = w.directory(os.NewFile(uintptr(fd), root), ".", 1)
 	return w.usage, err
@@ -55,6 +62,7 @@ type walker struct {
 	linked  map[uint64]string // first names of files with several
 	usage   Usage
 	drop    bool
+	restore bool // the page cache: what was there before stays, and nothing else
 	block   []byte
 	xattrs  []byte // made when it is needed
 }
@@ -162,7 +170,12 @@ func (w *walker) file(at int, base, name string, st *unix.Stat_t) error {
 	if e.Xattrs, err = w.attributes(fd); err != nil {
 		return &os.PathError{Op: "read the attributes of", Path: name, Err: err}
 	}
-	if e.Sum, err = w.sum(fd, st.Size); err != nil {
+	var before cached
+	if w.restore {
+		before = lookAtCache(fd, st.Size)
+		defer before.restore(fd, 0, st.Size)
+	}
+	if e.Sum, err = w.sum(fd, st.Size, before); err != nil {
 		return &os.PathError{Op: "read", Path: name, Err: err}
 	}
 	if w.drop {
@@ -172,8 +185,9 @@ func (w *walker) file(at int, base, name string, st *unix.Stat_t) error {
 }
 
 // sum leaves blocks of zeros out, so that holes cost nothing and do not count: where
-// they are is the file system's choice.
-func (w *walker) sum(fd int, size int64) (uint64, error) {
+// they are is the file system's choice. Of a large file, the page cache has before again
+// as it goes.
+func (w *walker) sum(fd int, size int64, before cached) (uint64, error) {
 	h := xxhash.New()
 	for offset := int64(0); offset < size; {
 		data, err := unix.Seek(fd, offset, unix.SEEK_DATA)
@@ -202,6 +216,9 @@ func (w *walker) sum(fd int, size int64) (uint64, error) {
 			_, _ = h.Write(w.block[:n])
 		}
 		offset += int64(n)
+		if n == blockSize {
+			before.restore(fd, offset-blockSize, offset)
+		}
 	}
 	return h.Sum64(), nil
 }

@@ -3,89 +3,16 @@ package layer
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"unsafe"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/imageservice/imagetest"
 )
-
-// onDisk mounts an ext4 file system, which files leave the page cache of.
-func onDisk(t *testing.T) string {
-	t.Helper()
-	needRoot(t)
-	base := t.TempDir()
-	image, dir := filepath.Join(base, "disk"), filepath.Join(base, "mnt")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 256<<20), os.Mkdir(dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%q: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
-	return dir
-}
-
-// cached tells how many bytes of the files below path are in the page cache.
-func cached(t *testing.T, path string) (bytes int) {
-	t.Helper()
-	err := filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		bytes += cachedOf(t, path)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bytes
-}
-
-func cachedOf(t *testing.T, path string) (bytes int) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st.Size() == 0 {
-		return 0
-	}
-	memory, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Munmap(memory) }()
-	pages := make([]byte, (len(memory)+os.Getpagesize()-1)/os.Getpagesize())
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&memory[0])), uintptr(len(memory)), uintptr(unsafe.Pointer(&pages[0])))
-	if errno != 0 {
-		t.Fatal(errno)
-	}
-	for _, p := range pages {
-		bytes += int(p&1) * os.Getpagesize()
-	}
-	return bytes
-}
 
 // A large layer stays in the page cache only in part, at any time; what pods have there
 // stays.
@@ -96,7 +23,7 @@ func TestLargeLayerLeavesPageCache(t *testing.T) {
 		files   = 1000
 		allowed = 4 << 20
 	)
-	disk := onDisk(t)
+	disk := imagetest.OnDisk(t)
 	pod := filepath.Join(disk, "pod")
 	if err := os.WriteFile(pod, make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -112,7 +39,7 @@ func TestLargeLayerLeavesPageCache(t *testing.T) {
 	progress := func(n int64) {
 		// What is on its way: two windows, the batches, and what waits for its turn.
 		if came += int(n); came > 2<<20 {
-			came, most = 0, max(most, cached(t, dir))
+			came, most = 0, max(most, imagetest.Cached(t, dir))
 		}
 	}
 	root := makeDirectory(t, dir)
@@ -120,7 +47,7 @@ func TestLargeLayerLeavesPageCache(t *testing.T) {
 	if _, err := Unpack(context.Background(), io.NopCloser(bytes.NewReader(l.Blob)), spec, root, progress); err != nil {
 		t.Fatal(err)
 	}
-	after := cached(t, dir)
+	after := imagetest.Cached(t, dir)
 	t.Logf("%d KiB of %d in the page cache, %d at the most", after>>10, (large+files*small)>>10, most>>10)
 	if most > allowed+2*behindWindow+(8<<20) || most == 0 {
 		t.Errorf("%d bytes were in the page cache", most)
@@ -129,7 +56,7 @@ func TestLargeLayerLeavesPageCache(t *testing.T) {
 		t.Errorf("%d bytes have stayed in the page cache", after)
 	}
 	checkFileLeavesPageCache(t, disk, bytes.Repeat([]byte("large"), large/5))
-	if got := cachedOf(t, pod); got < 8<<20 {
+	if got := imagetest.Cached(t, pod); got < 8<<20 {
 		t.Errorf("%d bytes of a pod's file are left in the page cache", got)
 	}
 }
@@ -143,7 +70,7 @@ func checkFileLeavesPageCache(t *testing.T, disk string, content []byte) {
 	if _, err := WriteFile(context.Background(), io.NopCloser(bytes.NewReader(content)), spec, root, "file", nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := cached(t, dir); got > 1<<20 {
+	if got := imagetest.Cached(t, dir); got > 1<<20 {
 		t.Errorf("%d bytes of an artifact's file have stayed in the page cache", got)
 	}
 	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || !bytes.Equal(got, content) {
