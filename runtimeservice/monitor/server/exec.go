@@ -115,30 +115,28 @@ func execStdio(terminal bool, files [3]*os.File) (*stdio, error) {
 	return s, nil
 }
 
-// begin looks after a process that runs.
-func (e *execProcess) begin(pid int, process waiter, console *stdio) (answer protocol.Execed, fds []int, err error) {
+// begin looks after a process that runs. After an error the process is ended, and only
+// result is still open.
+func (e *execProcess) begin(pid int, process waiter, streams *stdio) (answer protocol.Execed, fds []int, err error) {
 	e.pid, e.process = pid, process
-	fail := func(err error) (protocol.Execed, []int, error) {
-		_ = e.kill()
-		if process != nil {
-			_, _ = process.Wait()
+	defer func() {
+		if err != nil {
+			e.abandon()
+			closeFDs(fds...)
 		}
-		e.removeCgroup()
-		closeInts(fds)
-		return answer, nil, err
-	}
+	}()
 	if e.pidfd, err = pidfd.Open(e.pid); err != nil {
-		return fail(err)
+		return answer, fds, err
 	}
 	fd, err := unix.FcntlInt(uintptr(e.pidfd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return fail(err)
+		return answer, fds, err
 	}
 	fds = append(fds, fd)
-	if console.console != nil {
-		master, err := receiveFD(int(console.console.Fd()))
+	if streams.console != nil {
+		master, err := receiveFD(int(streams.console.Fd()))
 		if err != nil {
-			return fail(err)
+			return answer, fds, err
 		}
 		fds = append(fds, master)
 		answer.Console = true
@@ -147,17 +145,30 @@ func (e *execProcess) begin(pid int, process waiter, console *stdio) (answer pro
 	return answer, fds, e.watch()
 }
 
+// abandon ends a process that is not watched.
+func (e *execProcess) abandon() {
+	_ = e.kill()
+	if e.process != nil {
+		_, _ = e.process.Wait()
+	}
+	e.removeCgroup()
+	closeFDs(e.pidfd)
+}
+
 // watch registers the process; from then on it is reaped when it ends.
 func (e *execProcess) watch() error {
-	e.c.mu.Lock()
+	e.c.mu.Lock() // reap waits for it
 	defer e.c.mu.Unlock()
+	token, err := e.c.server.poller.add(e.pidfd, func() { e.reaping.kick(e.reap) })
+	if err != nil {
+		return err
+	}
+	e.token = token
 	if e.c.execs == nil {
 		e.c.execs = map[string]*execProcess{}
 	}
 	e.c.execs[e.id] = e
-	t, err := e.c.server.poller.add(e.pidfd, func() { e.reaping.kick(e.reap) })
-	e.token = t
-	return err
+	return nil
 }
 
 // reap tells the exit to whoever holds the other end of the result pipe.
@@ -262,8 +273,11 @@ func (e *execProcess) removeCgroup() {
 	}
 }
 
-func closeInts(fds []int) {
+// closeFDs closes descriptors; negative ones are none.
+func closeFDs(fds ...int) {
 	for _, fd := range fds {
-		unix.Close(fd)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func (p *peer) answer(frame *protocol.Frame) {
 		a.body = struct{}{}
 	}
 	err = p.conn.SendJSON(reply, a.body)
-	closeInts(a.fds)
+	closeFDs(a.fds...)
 	if a.sent != nil {
 		a.sent()
 	}
@@ -292,7 +292,7 @@ func (p *peer) exec(req *protocol.Exec, frame *protocol.Frame) (answer, error) {
 		if present {
 			// What os.Pipe made is non-blocking, which a process does not expect.
 			if err := unix.SetNonblock(fds[0], false); err != nil {
-				closeInts(fds)
+				closeFDs(fds...)
 				closeStdio(stdio)
 				return answer{}, os.NewSyscallError("fcntl", err)
 			}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -125,30 +126,28 @@ func (c *container) adopt(has protocol.FDs, fds []int) error {
 	c.mu.Lock()
 	if c.phase == deleted || !c.lost() && c.pidfd >= 0 {
 		c.mu.Unlock()
-		closeValid(pid, stdin, stdout, stderr)
+		closeFDs(pid, stdin, stdout, stderr)
 		return nil
 	}
 	unwatched := c.phase == running && c.pidfd < 0 && pid >= 0
 	if unwatched {
 		c.pidfd = pid
 	} else {
-		closeValid(pid)
+		closeFDs(pid)
 	}
 	if c.stdin < 0 && !c.rec.StdinClosed {
 		c.stdin = stdin
 	} else {
-		closeValid(stdin)
+		closeFDs(stdin)
 	}
 	c.mu.Unlock()
-	if err := c.adoptOutputs(has.Console, stdout, stderr); err != nil {
-		return err
-	}
+	err := c.adoptOutputs(has.Console, stdout, stderr)
 	if !unwatched {
-		return nil
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.watch()
+	return errors.Join(err, c.watch())
 }
 
 func (c *container) adoptOutputs(console bool, stdout, stderr int) error {
@@ -197,14 +196,6 @@ func (s *Server) settle() {
 				ID: c.id, Code: unknownCode, ExitedAt: time.Now(), Unknown: true,
 				Reason: "the container ended while neither the monitor nor the daemon ran",
 			})
-		}
-	}
-}
-
-func closeValid(fds ...int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
 		}
 	}
 }

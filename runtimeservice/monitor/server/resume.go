@@ -81,7 +81,7 @@ func (s *Server) resume(r *Resume) {
 	for id, e := range entries {
 		s.log.Error("resume: container has no record", "container", id)
 		h := handover{Containers: []handoverEntry{e}}
-		closeValid(h.descriptors()[2:]...)
+		closeFDs(h.descriptors()[2:]...)
 	}
 }
 
