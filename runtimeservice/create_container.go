@@ -48,7 +48,6 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 		ctx, cancel := context.WithTimeout(ctx, createContainerTimeout)
 		defer cancel()
 		var timings *operation.Timings
-		// After the sandbox was left.
 		defer func() { s.noteCreated(sb, key.name, timings, err) }()
 		if err := sb.join(ctx); err != nil {
 			return "", err

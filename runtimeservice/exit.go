@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/operation"
@@ -120,6 +121,45 @@ func (c *container) needsSaving() bool {
 	return c.unsaved
 }
 
+// saveEnd writes the end of the container if it is in memory only; else saved is false.
+func (c *container) saveEnd() (saved bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.unsaved {
+		return false, nil
+	}
+	if err := c.store.Put(c.id, c.rec.Load()); err != nil {
+		return false, err
+	}
+	c.unsaved = false
+	return true, nil
+}
+
+// retryUnsavedEvery is how often the end of a container that the disk did not
+// take is tried again.
+const retryUnsavedEvery = 5 * time.Second
+
+func (s *Service) retryUnsaved(ctx context.Context) {
+	tick := time.NewTicker(retryUnsavedEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, c := range s.containers.all() {
+			saved, err := c.saveEnd()
+			if err != nil {
+				s.log.Error("write the record of an exited container", "container", c.id, "error", err)
+			}
+			if saved {
+				s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
+			}
+		}
+	}
+}
+
 // releaseContainer gives back what an ended process leaves: other processes of
 // its cgroup, the cgroup, what the monitor keeps, the mount. It is idempotent.
 func (s *Service) releaseContainer(ctx context.Context, c *container) error {
@@ -156,6 +196,9 @@ func (s *Service) podInitExited(sb *sandbox, exit monitor.Exit) {
 			rec.Reason = fmt.Sprintf("the init of the pod's PID namespace ended: %s, exit code %d", reason, exit.Code)
 		}
 	})
+	if errdefs.IsNotFound(err) {
+		return // removed meanwhile
+	}
 	if err != nil {
 		s.log.Error("record the end of a pod's init", "sandbox", sb.id, "error", err)
 		return

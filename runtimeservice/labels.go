@@ -37,24 +37,6 @@ func (s *Service) labelContainer(rec *record.Container, sb *sandbox, config *run
 	return nil
 }
 
-// deleteSandboxRecord ends what is known of a sandbox that has nothing any more;
-// idempotent.
-func (s *Service) deleteSandboxRecord(id string) error {
-	if err := s.sandboxRecords.Delete(id); err != nil {
-		return err
-	}
-	s.opts.Labels.Release(id)
-	return nil
-}
-
-func (s *Service) deleteContainerRecord(id string) error {
-	if err := s.containerRecords.Delete(id); err != nil {
-		return err
-	}
-	s.opts.Labels.Release(id)
-	return nil
-}
-
 // relabelVolumes labels the files of those mounts that the request says so of, and
 // of no others: a path of the node that a pod has mounted need not be the pod's.
 func (s *Service) relabelVolumes(ctx context.Context, rec *record.Container, config *runtimeapi.ContainerConfig, ociSpec *specs.Spec) error {

@@ -20,10 +20,13 @@ func (s *Service) markContainer(c *container, change func(*record.Container)) {
 	c.show(&next)
 }
 
-// markSandbox is markContainer for a sandbox.
+// markSandbox is markContainer for a sandbox, and does nothing for one that was removed.
 func (s *Service) markSandbox(sb *sandbox, change func(*record.Sandbox)) {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
+	if sb.removed {
+		return
+	}
 	next := *sb.rec.Load()
 	change(&next)
 	if err := sb.store.Put(sb.id, &next); err != nil {

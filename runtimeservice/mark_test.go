@@ -6,6 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor"
+	"github.com/berth-cri/berth/runtimeservice/record"
 )
 
 // fillDisk makes every write to a record that there is fail with ENOSPC.
@@ -48,6 +53,24 @@ func TestRemovalOnAFullDisk(t *testing.T) {
 			n.assertEmpty()
 		})
 	}
+}
+
+// What is noted late, when the sandbox is gone, must not bring its record back.
+func TestRemovedSandboxKeepsNoRecord(t *testing.T) {
+	n := newNode(t)
+	s, _ := n.start()
+	config := podConfig("web")
+	id := mustRun(t, s, config)
+	sb, _ := s.sandboxes.get(id)
+	if err := s.RemovePodSandbox(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	s.noteFailure(sb, record.Step{Stage: stagePull}, errBoom)
+	s.podInitExited(sb, monitor.Exit{ID: id})
+	if err := sb.update(func(rec *record.Sandbox) { rec.Delivered = true }); !errdefs.IsNotFound(err) {
+		t.Errorf("update of a removed sandbox: %v", err)
+	}
+	n.assertEmpty()
 }
 
 // What a failed ADD left is the network's: a plugin that hangs must not be waited

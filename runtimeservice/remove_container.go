@@ -95,15 +95,11 @@ func (s *Service) purgeContainer(ctx context.Context, id string) error {
 	return s.deleteContainerRecord(id)
 }
 
-// purgeSandbox does the same for a sandbox that is not in the table.
-func (s *Service) purgeSandbox(ctx context.Context, id string) error {
-	s.detachNetwork(ctx, id)
-	s.opts.Network.Release(ctx, id)
-	if err := s.opts.Processes.Delete(ctx, id); err != nil {
-		return fmt.Errorf("end the pod's init: %w", err)
-	}
-	if err := s.removeSandboxDir(ctx, id); err != nil {
+// deleteContainerRecord deletes the record and gives back the SELinux level; idempotent.
+func (s *Service) deleteContainerRecord(id string) error {
+	if err := s.containerRecords.Delete(id); err != nil {
 		return err
 	}
-	return s.deleteSandboxRecord(id)
+	s.opts.Labels.Release(id)
+	return nil
 }

@@ -2,6 +2,7 @@ package runtimeservice
 
 import (
 	"context"
+	"fmt"
 
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -36,7 +37,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 		return err
 	}
 	s.opts.Network.Release(ctx, sb.id)
-	if err := s.deleteSandboxRecord(sb.id); err != nil {
+	if err := s.deleteRecordOf(sb); err != nil {
 		return err
 	}
 	turn := s.plugins.begin()
@@ -48,4 +49,39 @@ func (s *Service) removeSandbox(ctx context.Context, sb *sandbox) error {
 	s.usage.forget(sb.id)
 	s.tellSandbox(sb, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
 	return nil
+}
+
+// deleteRecordOf deletes the record of a sandbox in the table, for good: background work
+// and pulls may still have something to note in it.
+func (s *Service) deleteRecordOf(sb *sandbox) error {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if err := s.deleteSandboxRecord(sb.id); err != nil {
+		return err
+	}
+	sb.removed = true
+	return nil
+}
+
+// deleteSandboxRecord deletes the record and gives back the SELinux level; idempotent.
+func (s *Service) deleteSandboxRecord(id string) error {
+	if err := s.sandboxRecords.Delete(id); err != nil {
+		return err
+	}
+	s.opts.Labels.Release(id)
+	return nil
+}
+
+// purgeSandbox removes what a sandbox of that ID may have, its record last; idempotent. It
+// is not in the table.
+func (s *Service) purgeSandbox(ctx context.Context, id string) error {
+	s.detachNetwork(ctx, id)
+	s.opts.Network.Release(ctx, id)
+	if err := s.opts.Processes.Delete(ctx, id); err != nil {
+		return fmt.Errorf("end the pod's init: %w", err)
+	}
+	if err := s.removeSandboxDir(ctx, id); err != nil {
+		return err
+	}
+	return s.deleteSandboxRecord(id)
 }

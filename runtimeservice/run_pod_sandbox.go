@@ -81,7 +81,11 @@ func (s *Service) sandboxDelivered(id string) {
 		return
 	}
 	s.inBackground("note that the sandbox's ID is known", func(context.Context) error {
-		return sb.update(func(rec *record.Sandbox) { rec.Delivered = true })
+		err := sb.update(func(rec *record.Sandbox) { rec.Delivered = true })
+		if errdefs.IsNotFound(err) {
+			return nil // it is removed by now
+		}
+		return err
 	})
 }
 

@@ -47,6 +47,8 @@ type sandbox struct {
 	// mu orders the writing of the record and guards the fields below.
 	mu         sync.Mutex
 	containers map[string]*container
+	// removed says that the record was deleted: written again, it would come back.
+	removed bool
 
 	// toldStopped is set when plugins know that the sandbox is stopped; one who has the
 	// whole of members reads and writes it.
@@ -108,10 +110,13 @@ func sandboxFromRecord(rec *record.Sandbox, store *record.Store[record.Sandbox])
 }
 
 // update changes the record, first on disk and then in memory. A change that
-// could not be written is not made.
+// could not be written is not made. A sandbox that was removed is ErrNotFound.
 func (sb *sandbox) update(change func(*record.Sandbox)) error {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
+	if sb.removed {
+		return fmt.Errorf("sandbox %s was removed: %w", sb.id, errdefs.ErrNotFound)
+	}
 	next := *sb.rec.Load()
 	change(&next)
 	if err := sb.store.Put(sb.id, &next); err != nil {

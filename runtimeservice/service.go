@@ -299,32 +299,6 @@ func (s *Service) settle() {
 	}
 }
 
-// retryUnsavedEvery is how often the end of a container that the disk did not
-// take is tried again.
-const retryUnsavedEvery = 5 * time.Second
-
-func (s *Service) retryUnsaved(ctx context.Context) {
-	tick := time.NewTicker(retryUnsavedEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, c := range s.containers.all() {
-			if !c.needsSaving() {
-				continue
-			}
-			if err := c.update(func(*record.Container) {}); err != nil {
-				s.log.Error("write the record of an exited container", "container", c.id, "error", err)
-				continue
-			}
-			s.inBackground("release container", func(ctx context.Context) error { return s.releaseContainer(ctx, c) })
-		}
-	}
-}
-
 // StreamEvents calls listening, and hands every event that happens after its
 // call began to send, in order, until ctx ends (nil), listening or send fails
 // (its error) or the client is too slow (ErrResourceExhausted).

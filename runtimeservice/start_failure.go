@@ -50,7 +50,7 @@ func (s *Service) noteCreated(sb *sandbox, name string, timings *operation.Timin
 // and again is noted once, with how often.
 func (s *Service) noteFailure(sb *sandbox, step record.Step, cause error) {
 	step.Error = shortened(cause)
-	s.markSandboxUnlessRemoved(sb, func(rec *record.Sandbox) {
+	s.noteStart(sb, func(rec *record.Sandbox) {
 		steps := slices.Clone(rec.Start)
 		i := slices.IndexFunc(steps, func(before record.Step) bool {
 			return before.Error != "" && before.Stage == step.Stage && before.Image == step.Image && before.Container == step.Container

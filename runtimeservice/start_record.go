@@ -78,7 +78,7 @@ func (s *Service) ImagePulled(pod *runtimeapi.PodSandboxConfig, image string, be
 		return
 	}
 	s.observeStart(stagePull, took)
-	s.markSandboxUnlessRemoved(sb, func(rec *record.Sandbox) {
+	s.noteStart(sb, func(rec *record.Sandbox) {
 		rec.Start = append(slices.Clip(rec.Start), step)
 	})
 }
@@ -87,18 +87,11 @@ func (s *Service) ImagePulled(pod *runtimeapi.PodSandboxConfig, image string, be
 // it grow.
 const maxStartSteps = 64
 
-// markSandboxUnlessRemoved is markSandbox for a note that must not bring back the
-// record of a sandbox that is being removed.
-func (s *Service) markSandboxUnlessRemoved(sb *sandbox, change func(*record.Sandbox)) {
-	if !sb.members.TryAcquire(1) {
-		return // somebody stops or removes it
+// noteStart changes a start record that has room.
+func (s *Service) noteStart(sb *sandbox, change func(*record.Sandbox)) {
+	if len(sb.rec.Load().Start) < maxStartSteps {
+		s.markSandbox(sb, change)
 	}
-	defer sb.members.Release(1)
-	rec := sb.rec.Load()
-	if _, there := s.sandboxes.get(sb.id); !there || rec.State == record.Removing || len(rec.Start) >= maxStartSteps {
-		return
-	}
-	s.markSandbox(sb, change)
 }
 
 // startStep is a step as a verbose status shows it.
