@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-cri/berth/imageservice/content"
+	"github.com/berth-cri/berth/imageservice/failpoint"
 	"github.com/berth-cri/berth/imageservice/layer"
 	"github.com/berth-cri/berth/imageservice/manifest"
 	"github.com/berth-cri/berth/imageservice/reference"
@@ -89,6 +90,7 @@ func (s *Service) Commit(ctx context.Context, containerID string, o CommitOption
 	if err := s.store.PutImage(r.record(time.Now()), names, r.config, r.manifest.Content); err != nil {
 		return Committed{}, err
 	}
+	failpoint.Pass("commit/recorded")
 	s.markDirty()
 	s.log.Info("committed a container", "container", containerID, "id", r.id, "name", ref)
 	return Committed{ID: r.id.String(), Name: ref.String(), Digest: r.top}, nil
@@ -167,6 +169,7 @@ func (c *commit) image(ctx context.Context) (*resolved, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Pass("commit/packed")
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: w.Size()}
 	r, err := c.describe(desc, diffID)
 	if err != nil {
@@ -181,6 +184,7 @@ func (c *commit) image(ctx context.Context) (*resolved, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Pass("commit/unpacked")
 	if !c.s.opts.DiscardBlobs {
 		if _, err := c.lease.Commit(w); err != nil {
 			return nil, err

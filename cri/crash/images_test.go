@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -88,6 +89,10 @@ func makeImages(r *imagetest.Registry) ([]image, error) {
 		}
 		variants = append(variants, img)
 	}
+	if _, err := push("changed", "1", small); err != nil {
+		return nil, err
+	}
+	changed, changes = r.Host+"/crash/changed:1", archiveOfChanges(small.sums)
 	img := build("loaded", small, filesLayer("loaded", 30, 2000))
 	loaded = image{"registry.example/crash/loaded:1", img.ID()}
 	if archive, err = layout(img, loaded.name); err != nil {
@@ -159,6 +164,27 @@ var (
 	loaded  image
 	archive []byte
 )
+
+// changed is an image, and changes an archive of what containers of it are given; an image
+// is made of each, which is called committed.
+var (
+	changed string
+	changes []byte
+)
+
+const committed = "registry.example/crash/committed"
+
+// archiveOfChanges has files for an image with those that sums are of.
+func archiveOfChanges(sums []string) []byte {
+	var entries []imagetest.Entry
+	sums = slices.Clone(sums)
+	for i := range 5 {
+		name, body := fmt.Sprint("change", i), strings.Repeat(fmt.Sprint(i), 20_000)
+		entries = append(entries, imagetest.File(name, body, 0o644))
+		sums = append(sums, fmt.Sprintf("%x  %s", sha256.Sum256([]byte(body)), name))
+	}
+	return imagetest.Tar(append(entries, imagetest.File("sums", strings.Join(sums, "\n")+"\n", 0o644))...)
+}
 
 // layout is an OCI layout with one image.
 func layout(img *imagetest.Image, name string) ([]byte, error) {

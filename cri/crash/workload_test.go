@@ -21,7 +21,7 @@ import (
 	"github.com/berth-cri/berth/imageservice/failpoint"
 )
 
-// workload pulls, loads, names, mounts and removes in parallel until berthd has ended or
+// workload pulls, loads, commits, names, mounts and removes in parallel until berthd has ended or
 // ctx has: images that share layers, one that is damaged, and a name that moves.
 type workload struct {
 	n    *testnode.Node
@@ -44,6 +44,7 @@ func (w *workload) run() []error {
 	}
 	wg.Go(func() { w.repeat(func(int) error { return w.move() }) })
 	wg.Go(func() { w.repeat(func(int) error { return w.load() }) })
+	wg.Go(func() { w.repeat(func(int) error { return w.commit() }) })
 	wg.Wait()
 	return w.errs
 }
@@ -68,7 +69,7 @@ func (w *workload) use(name string, container bool) error {
 		return err
 	}
 	if container {
-		if err := runPod(w.ctx, w.n, name, w.logs, nil); err != nil {
+		if err := runPod(w.ctx, w.n, name, w.logs, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -105,6 +106,28 @@ func (w *workload) load() error {
 	return remove(w.ctx, w.n, loaded.id)
 }
 
+// commit changes a container, makes an image of it, and removes that.
+func (w *workload) commit() error {
+	if err := pull(w.ctx, w.n, changed); err != nil {
+		return err
+	}
+	var made berthapi.Committed
+	err := runPod(w.ctx, w.n, changed, w.logs, nil, func(container string) (err error) {
+		c := berthapi.NewContainersClient(w.n.Conn())
+		if err := c.CopyIn(w.ctx, berthapi.CopyRequest{ContainerID: container, Path: "/"}, bytes.NewReader(changes)); err != nil {
+			return fmt.Errorf("copy: %w", err)
+		}
+		if made, err = c.Commit(w.ctx, berthapi.CommitRequest{ContainerID: container, Name: committed}); err != nil {
+			return fmt.Errorf("commit: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return remove(w.ctx, w.n, made.ID)
+}
+
 func cmpErr(err error) error {
 	if err == nil {
 		return errors.New("it was pulled")
@@ -123,8 +146,9 @@ func remove(ctx context.Context, n *testnode.Node, name string) error {
 }
 
 // runPod makes a pod with one container and removes it. With a command, the container
-// runs it and must end well; without, it is only made.
-func runPod(ctx context.Context, n *testnode.Node, image, logs string, command []string) (err error) {
+// runs it and must end well; without, it is only made. with, when not nil, does something
+// with the container before that.
+func runPod(ctx context.Context, n *testnode.Node, image, logs string, command []string, with func(container string) error) (err error) {
 	number := pods.Add(1)
 	name := fmt.Sprint("p", number)
 	config := &runtimeapi.PodSandboxConfig{
@@ -152,6 +176,9 @@ func runPod(ctx context.Context, n *testnode.Node, image, logs string, command [
 			Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: image},
 			Command: command, LogPath: name + ".log",
 		}})
+	if err == nil && with != nil {
+		err = with(made.ContainerId)
+	}
 	if err != nil || command == nil {
 		return err
 	}
