@@ -3,7 +3,6 @@ package runtimeservice
 import (
 	"context"
 	"io"
-	"os"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
@@ -34,10 +33,10 @@ func (s *sessions) Attach(ctx context.Context, id string, in io.Reader, out, err
 	}
 	ended, err := s.connect(ctx, c, p)
 	if err != nil {
-		closeAll(p.in, p.out, p.err)
+		p.closeOurs()
 		return err
 	}
-	return s.attached(ctx, c, p, ended, in, writerOf(out), writerOf(errw), resize)
+	return s.attached(ctx, c, p, ended, in, out, errw, resize)
 }
 
 // connect gives the container its ends of the pipes, and closes ours of them.
@@ -67,16 +66,8 @@ func (c *container) requireAttachable() error {
 }
 
 func (s *sessions) attached(ctx context.Context, c *container, p *pipes, ended <-chan struct{}, in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {
-	var pumps []*pump
+	pumps := p.startPumps(out, errOut)
 	outputs := make(chan struct{})
-	for _, stream := range []struct {
-		from *os.File
-		to   io.Writer
-	}{{p.out, out}, {p.err, errOut}} {
-		if stream.from != nil {
-			pumps = append(pumps, startPump(stream.from, stream.to))
-		}
-	}
 	if len(pumps) > 0 {
 		// A client that was cut off for being slow sees the end of its output.
 		go func() {

@@ -111,8 +111,3 @@ func tellStarted(clients []*earlyClient, started monitor.Started, err error) {
 		}
 	}
 }
-
-// request is what the monitor is asked for.
-func (p *pipes) request(containerID string) monitor.AttachRequest {
-	return monitor.AttachRequest{ContainerID: containerID, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr}
-}

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
@@ -53,7 +51,7 @@ func (s *sessions) Exec(ctx context.Context, id string, cmd []string, in io.Read
 	if tty {
 		exit, err = s.execTerminal(ctx, id, cmd, in, out, resize)
 	} else {
-		exit, err = s.execPipes(ctx, id, cmd, 0, in, writerOf(out), writerOf(errw))
+		exit, err = s.execPipes(ctx, id, cmd, 0, in, out, errw)
 	}
 	if err != nil {
 		return err
@@ -62,14 +60,6 @@ func (s *sessions) Exec(ctx context.Context, id string, cmd []string, in io.Read
 		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", exit.Code), Code: exit.Code}
 	}
 	return nil
-}
-
-// writerOf keeps a nil stream nil.
-func writerOf(w io.WriteCloser) io.Writer {
-	if w == nil {
-		return nil
-	}
-	return w
 }
 
 // execProcess finds a running container and what a process in it is.
@@ -96,74 +86,6 @@ type processSpec struct {
 	Process *specs.Process `json:"process"`
 }
 
-// pipes are the three of a process without a terminal: the ends it gets, and
-// ours.
-type pipes struct {
-	stdin, stdout, stderr *os.File
-	in, out, err          *os.File
-}
-
-func openPipes(in, out, errOut bool) (p *pipes, err error) {
-	p = &pipes{}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	for _, stream := range []struct {
-		want         bool
-		ours, theirs **os.File
-		weWrite      bool
-	}{
-		{in, &p.in, &p.stdin, true},
-		{out, &p.out, &p.stdout, false},
-		{errOut, &p.err, &p.stderr, false},
-	} {
-		if !stream.want {
-			continue
-		}
-		if *stream.ours, *stream.theirs, err = openPipe(stream.weWrite); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-// openPipe is os.Pipe with only our end non-blocking: a process that finds its
-// output full is to wait, not to fail with EAGAIN.
-func openPipe(weWrite bool) (ours, theirs *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make pipe: %w", err)
-	}
-	our, their := fds[0], fds[1]
-	if weWrite {
-		our, their = their, our
-	}
-	theirs = os.NewFile(uintptr(their), "pipe")
-	if err := unix.SetNonblock(our, true); err != nil {
-		_ = unix.Close(our)
-		return nil, nil, errors.Join(fmt.Errorf("make pipe: %w", err), theirs.Close())
-	}
-	return os.NewFile(uintptr(our), "pipe"), theirs, nil
-}
-
-// closeTheirs closes the ends that the process has got.
-func (p *pipes) closeTheirs() { closeAll(p.stdin, p.stdout, p.stderr) }
-
-func (p *pipes) close() {
-	p.closeTheirs()
-	closeAll(p.in, p.out, p.err)
-}
-
-func closeAll(files ...*os.File) {
-	for _, f := range files {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
-}
-
 func (s *sessions) execPipes(ctx context.Context, id string, cmd []string, timeout time.Duration, in io.Reader, out, errOut io.Writer) (monitor.Exit, error) {
 	c, process, err := s.execProcess(id, cmd, false)
 	if err != nil {
@@ -188,49 +110,44 @@ func (s *sessions) execPipes(ctx context.Context, id string, cmd []string, timeo
 	})
 	p.closeTheirs()
 	if err != nil {
-		p.close()
+		p.closeOurs()
 		return monitor.Exit{}, c.orEnded(err)
 	}
 	defer started.Close()
-	var pumps []*pump
-	for _, stream := range []struct {
-		from *os.File
-		to   io.Writer
-	}{{p.out, out}, {p.err, errOut}} {
-		if stream.from != nil {
-			pumps = append(pumps, startPump(stream.from, stream.to))
-		}
-	}
+	pumps := p.startPumps(out, errOut)
 	if in != nil {
 		feed(p.in, in, true)
 		defer p.in.Close()
 	}
-	exit, err := s.awaitExec(ctx, c, started)
-	if err != nil {
-		stopAll(pumps)
-	} else {
-		drainAll(pumps)
-	}
-	return exit, err
+	return awaitExec(ctx, c, started, pumps)
 }
 
-// awaitExec waits for the end of the process; when ctx ends first it makes it.
-func (s *sessions) awaitExec(ctx context.Context, c *container, started Execution) (monitor.Exit, error) {
+// awaitExec waits for the end of the process and its output; when ctx ends first it kills
+// the process.
+func awaitExec(ctx context.Context, c *container, started Execution, pumps []*pump) (monitor.Exit, error) {
 	waited := operation.Wait(ctx, func() string { return "the end of the command" })
 	exit, err := started.Wait(ctx)
 	waited()
 	if err == nil {
+		drainAll(pumps)
 		return exit, nil
 	}
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execKillTimeout)
-	defer cancel()
-	if killed := started.Kill(killCtx); killed != nil {
-		err = errors.Join(err, fmt.Errorf("kill the process and its descendants: %w", killed))
-	}
+	err = errors.Join(err, killExec(ctx, started))
+	stopAll(pumps)
 	return monitor.Exit{}, fmt.Errorf("exec in container %s: %w", c.id, err)
+}
+
+// killExec also works when ctx has ended.
+func killExec(ctx context.Context, started Execution) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execKillTimeout)
+	defer cancel()
+	if err := started.Kill(ctx); err != nil {
+		return fmt.Errorf("kill the process and its descendants: %w", err)
+	}
+	return nil
 }
 
 func (s *sessions) execTerminal(ctx context.Context, id string, cmd []string, in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) (monitor.Exit, error) {
@@ -245,9 +162,7 @@ func (s *sessions) execTerminal(ctx context.Context, id string, cmd []string, in
 	}
 	defer started.Close()
 	if console, err = pollable(console); err != nil {
-		killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execKillTimeout)
-		defer cancel()
-		return monitor.Exit{}, errors.Join(err, started.Kill(killCtx))
+		return monitor.Exit{}, errors.Join(err, killExec(ctx, started))
 	}
 	output := startPump(console, out)
 	if in != nil {
@@ -264,13 +179,7 @@ func (s *sessions) execTerminal(ctx context.Context, id string, cmd []string, in
 			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
 		})
 	})
-	exit, err := s.awaitExec(ctx, c, started)
-	if err != nil {
-		stopAll([]*pump{output})
-	} else {
-		drainAll([]*pump{output})
-	}
-	return exit, err
+	return awaitExec(ctx, c, started, []*pump{output})
 }
 
 // followSize hands every size on until the channel is closed or ctx ends.
