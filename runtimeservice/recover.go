@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
-	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/record"
 	"github.com/berth-cri/berth/runtimeservice/selinux"
@@ -237,43 +235,6 @@ func (s *Service) containerLoss(rec *record.Container) string {
 	}
 }
 
-// leftover is something that should not be there any more, or that should be
-// given back.
-type leftover struct {
-	id    string
-	purge func(ctx context.Context, id string) error
-}
-
-// leftovers is the list of them. They are removed by Run, and tried again until
-// that succeeds.
-type leftovers struct {
-	mu    sync.Mutex
-	queue []leftover
-	added chan struct{} // has an element when queue grew
-}
-
-func newLeftovers() *leftovers { return &leftovers{added: make(chan struct{}, 1)} }
-
-func (l *leftovers) add(item leftover) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue = append(l.queue, item)
-	select {
-	case l.added <- struct{}{}:
-	default:
-	}
-}
-
-func (l *leftovers) take() []leftover {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := l.queue
-	l.queue = nil
-	return all
-}
-
-func (s *Service) leave(item leftover) { s.leftovers.add(item) }
-
 // findOrphans finds what has no record: directories of sandboxes and containers,
 // root file systems, processes. It is called before any call can make new ones.
 func (s *Service) findOrphans(ctx context.Context, running []monitor.Container) error {
@@ -343,49 +304,4 @@ func idsIn(dir string) ([]string, error) {
 		}
 	}
 	return ids, nil
-}
-
-const (
-	// purgeAgainAfter is when what could not be removed is tried again.
-	purgeAgainAfter = 15 * time.Second
-	// purgers is how many leftovers are removed at a time.
-	purgers = 4
-)
-
-// removeLeftovers works on the list until ctx ends. One that hangs keeps its slot,
-// until its time is over, and holds up nothing else.
-func (s *Service) removeLeftovers(ctx context.Context) {
-	slots := make(chan struct{}, purgers)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.leftovers.added:
-		}
-		for _, item := range s.leftovers.take() {
-			s.background.Add(1)
-			go func() {
-				defer s.background.Done()
-				select {
-				case slots <- struct{}{}:
-					defer func() { <-slots }()
-				case <-ctx.Done():
-					return
-				}
-				if err := s.purgeLeftover(ctx, item); err != nil && ctx.Err() == nil {
-					s.log.Error("remove leftover; it is tried again", "id", item.id, "error", err)
-					time.AfterFunc(purgeAgainAfter, func() { s.leave(item) })
-				}
-			}()
-		}
-	}
-}
-
-func (s *Service) purgeLeftover(ctx context.Context, item leftover) error {
-	ctx, op := s.opts.Operations.Begin(ctx, "background: remove leftover", operation.Subject{ContainerID: item.id}, operation.Options{})
-	ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
-	defer cancel()
-	err := item.purge(ctx, item.id)
-	op.End(err)
-	return err
 }

@@ -111,15 +111,8 @@ func (s *Service) runSandbox(ctx context.Context, config *runtimeapi.PodSandboxC
 	}
 	var u undo.Stack
 	defer func() {
-		if err == nil {
-			return
-		}
-		undone := u.Run(ctx, s.log.With("sandbox", sb.id))
-		if undone == nil {
-			undone = s.deleteSandboxRecord(sb.id)
-		}
-		if undone != nil {
-			s.leave(leftover{id: sb.id, purge: s.purgeSandbox})
+		if err != nil {
+			s.takeBack(ctx, s.log.With("sandbox", sb.id), sb.id, &u, s.deleteSandboxRecord, s.purgeSandbox)
 		}
 	}()
 	for _, step := range []struct {
