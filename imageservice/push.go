@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-cri/berth/imageservice/manifest"
+	"github.com/berth-cri/berth/imageservice/policy"
 	"github.com/berth-cri/berth/imageservice/reference"
 	"github.com/berth-cri/berth/imageservice/registry"
 	"github.com/berth-cri/berth/imageservice/store"
@@ -52,7 +53,8 @@ type Pushed struct {
 // Push brings an image to a registry. The blobs are those that came, with their digests; one
 // that was not kept is ErrDiscarded. If name leads to an index, the registry gets that
 // too, provided that all its images are on this node; else it gets the manifest of this
-// platform, which the note tells. The target's tag is written last.
+// platform, which the note tells. Signatures that were kept of what is pushed go with it. The
+// target's tag is written last.
 //
 // Errors are errdefs.ErrUnavailable for a registry that cannot be reached, and those that
 // the registry answers.
@@ -90,8 +92,9 @@ type pushing struct {
 	blobs  []*pushBlob
 	// documents are the manifest and the indexes that lead to it, in the order in which
 	// they are pushed: each names what is there by then.
-	documents []ocispec.Descriptor
-	note      string
+	documents  []ocispec.Descriptor
+	signatures []policy.Signature
+	note       string
 }
 
 type pushBlob struct {
@@ -126,6 +129,9 @@ func (s *Service) newPush(name, target string, lease *store.Lease) (*pushing, er
 	if err := p.chain(src); err != nil {
 		return nil, err
 	}
+	if p.signatures, err = storedSignatures(images[0].image); err != nil {
+		return nil, err
+	}
 	if top := p.documents[len(p.documents)-1].Digest; p.target.Digest != "" && p.target.Digest != top {
 		return nil, fmt.Errorf("the target names digest %s, what is pushed has %s: %w", p.target.Digest, top, errdefs.ErrInvalidArgument)
 	}
@@ -147,12 +153,19 @@ func (p *pushing) chain(src store.Source) error {
 		below := p.documents[len(p.documents)-1].Digest
 		if slices.ContainsFunc(doc.Index.Manifests, func(m ocispec.Descriptor) bool { return m.Digest != below }) {
 			p.documents = p.documents[:1]
-			p.note = fmt.Sprintf("of the index %s this node has only the image of its platform: its manifest was pushed", src.Top.Digest)
+			p.tell(fmt.Sprintf("of the index %s this node has only the image of its platform: its manifest was pushed", src.Top.Digest))
 			return nil
 		}
 		p.documents = append(p.documents, index)
 	}
 	return nil
+}
+
+func (p *pushing) tell(note string) {
+	if p.note != "" {
+		p.note += "; "
+	}
+	p.note += note
 }
 
 // read reads a document and verifies it.
@@ -186,6 +199,14 @@ func (p *pushing) run(ctx context.Context, o PushOptions) error {
 	}
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	// Whoever pulls by the tag may ask for the signatures at once. Some registries take no
+	// manifests but those of images.
+	if err := p.pushSignatures(ctx, repo); err != nil {
+		if ctx.Err() != nil || errors.Is(err, registry.ErrUnavailable) {
+			return err
+		}
+		p.tell("the registry has not taken all signatures: " + err.Error())
 	}
 	for i, d := range p.documents {
 		raw, err := p.read(d)

@@ -47,9 +47,7 @@ func (s *signatures) collect(ctx context.Context, subject digest.Digest) error {
 // collectTag takes the older form: an image with a tag made of the digest, each layer
 // of which is a signature.
 func (s *signatures) collectTag(ctx context.Context, subject digest.Digest) error {
-	ref := s.ref
-	ref.Tag, ref.Digest = subject.Algorithm().String()+"-"+subject.Encoded()+".sig", ""
-	m, err := s.manifest(ctx, ref)
+	m, err := s.manifest(ctx, signatureTag(s.ref, subject))
 	if err != nil || m == nil {
 		return err
 	}
@@ -69,6 +67,11 @@ func (s *signatures) collectTag(ctx context.Context, subject digest.Digest) erro
 		s.found = append(s.found, signature)
 	}
 	return nil
+}
+
+func signatureTag(repo reference.Reference, subject digest.Digest) reference.Reference {
+	repo.Tag, repo.Digest = subject.Algorithm().String()+"-"+subject.Encoded()+".sig", ""
+	return repo
 }
 
 // collectReferrers takes the newer form: bundles that refer to the digest.

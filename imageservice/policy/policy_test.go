@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -223,4 +225,28 @@ func FuzzSignature(f *testing.F) {
 			t.Errorf("bundle %q passed", bundle)
 		}
 	})
+}
+
+// A signature in cosign's older form can be written in it again.
+func TestSimpleSigningAgain(t *testing.T) {
+	d := digest.FromString("image")
+	for _, s := range []Signature{
+		newKey(t).simple(d, payloadFor(d)), newSigstore(t).simple(d, "release@example.com", "https://issuer.example"),
+	} {
+		annotations, err := s.SimpleSigning()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := FromSimpleSigning(s.Subject, s.Payload, annotations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, got any
+		if err := errors.Join(json.Unmarshal(s.Bundle, &want), json.Unmarshal(again.Bundle, &got)); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(want, got) {
+			t.Errorf("the bundle is\n%s, want\n%s", again.Bundle, s.Bundle)
+		}
+	}
 }

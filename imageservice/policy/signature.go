@@ -39,7 +39,8 @@ const (
 	// BundleType is the artifact type of a bundle that refers to an image.
 	BundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
-	signatureAnnotation   = "dev.cosignproject.cosign/signature"
+	// SignatureAnnotation of such a layer is the signature itself.
+	SignatureAnnotation   = "dev.cosignproject.cosign/signature"
 	certificateAnnotation = "dev.sigstore.cosign/certificate"
 	bundleAnnotation      = "dev.sigstore.cosign/bundle"
 
@@ -50,9 +51,9 @@ const (
 // FromSimpleSigning makes a Signature of a layer in cosign's older form: its content
 // and its annotations.
 func FromSimpleSigning(subject digest.Digest, payload []byte, annotations map[string]string) (Signature, error) {
-	signature, err := base64.StdEncoding.DecodeString(annotations[signatureAnnotation])
+	signature, err := base64.StdEncoding.DecodeString(annotations[SignatureAnnotation])
 	if err != nil || len(signature) == 0 {
-		return Signature{}, fmt.Errorf("annotation %s is not a signature: %w", signatureAnnotation, err)
+		return Signature{}, fmt.Errorf("annotation %s is not a signature: %w", SignatureAnnotation, err)
 	}
 	material := &protobundle.VerificationMaterial{
 		Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}},
@@ -90,17 +91,19 @@ func FromSimpleSigning(subject digest.Digest, payload []byte, annotations map[st
 	return Signature{Subject: subject, Bundle: content, Payload: payload}, nil
 }
 
-// logEntry translates what cosign keeps of an entry of the transparency log.
-func logEntry(text []byte) (*protorekor.TransparencyLogEntry, error) {
-	var old struct {
-		SignedEntryTimestamp []byte
-		Payload              struct {
-			Body           []byte `json:"body"`
-			IntegratedTime int64  `json:"integratedTime"`
-			LogIndex       int64  `json:"logIndex"`
-			LogID          string `json:"logID"`
-		}
+// cosignEntry is what cosign keeps of an entry of the transparency log.
+type cosignEntry struct {
+	SignedEntryTimestamp []byte
+	Payload              struct {
+		Body           []byte `json:"body"`
+		IntegratedTime int64  `json:"integratedTime"`
+		LogIndex       int64  `json:"logIndex"`
+		LogID          string `json:"logID"`
 	}
+}
+
+func logEntry(text []byte) (*protorekor.TransparencyLogEntry, error) {
+	var old cosignEntry
 	if err := json.Unmarshal(text, &old); err != nil {
 		return nil, err
 	}
@@ -123,6 +126,30 @@ func logEntry(text []byte) (*protorekor.TransparencyLogEntry, error) {
 		InclusionPromise:  &protorekor.InclusionPromise{SignedEntryTimestamp: old.SignedEntryTimestamp},
 		CanonicalizedBody: old.Payload.Body,
 	}, nil
+}
+
+// SimpleSigning turns a signature that FromSimpleSigning has made into the annotations of
+// its layer again; the layer is the payload.
+func (s Signature) SimpleSigning() (map[string]string, error) {
+	var b protobundle.Bundle
+	if err := protojson.Unmarshal(s.Bundle, &b); err != nil {
+		return nil, fmt.Errorf("read bundle: %w", err)
+	}
+	annotations := map[string]string{SignatureAnnotation: base64.StdEncoding.EncodeToString(b.GetMessageSignature().GetSignature())}
+	if chain := b.GetVerificationMaterial().GetX509CertificateChain().GetCertificates(); len(chain) > 0 {
+		annotations[certificateAnnotation] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain[0].GetRawBytes()}))
+	}
+	if entries := b.GetVerificationMaterial().GetTlogEntries(); len(entries) > 0 {
+		e, old := entries[0], cosignEntry{SignedEntryTimestamp: entries[0].GetInclusionPromise().GetSignedEntryTimestamp()}
+		old.Payload.Body, old.Payload.IntegratedTime = e.GetCanonicalizedBody(), e.GetIntegratedTime()
+		old.Payload.LogIndex, old.Payload.LogID = e.GetLogIndex(), hex.EncodeToString(e.GetLogId().GetKeyId())
+		text, err := json.Marshal(old)
+		if err != nil {
+			return nil, err
+		}
+		annotations[bundleAnnotation] = string(text)
+	}
+	return annotations, nil
 }
 
 // signed is what a verifier has to compare the bundle with.

@@ -72,7 +72,7 @@ func (k key) simple(d digest.Digest, payload []byte) Signature {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	s, err := FromSimpleSigning(d, payload, map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(signed)})
+	s, err := FromSimpleSigning(d, payload, map[string]string{SignatureAnnotation: base64.StdEncoding.EncodeToString(signed)})
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func (s sigstore) simple(d digest.Digest, subject, issuer string) Signature {
 		s.t.Fatal(err)
 	}
 	made, err := FromSimpleSigning(d, payload, map[string]string{
-		signatureAnnotation:   base64.StdEncoding.EncodeToString(content.Signature()),
+		SignatureAnnotation:   base64.StdEncoding.EncodeToString(content.Signature()),
 		certificateAnnotation: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
 		bundleAnnotation:      string(bundle),
 	})

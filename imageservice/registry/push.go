@@ -59,23 +59,46 @@ func (r *Repository) Upload(ctx context.Context, u Upload) (existed bool, err er
 // PutManifest puts a document under ref's tag or digest. Blobs and documents that it
 // names have to be there. Errors of the host are HostsError.
 func (r *Repository) PutManifest(ctx context.Context, ref reference.Reference, mediaType string, content []byte) error {
+	_, err := r.putManifest(ctx, ref, mediaType, content)
+	return err
+}
+
+// putManifest returns what the host has answered with.
+func (r *Repository) putManifest(ctx context.Context, ref reference.Reference, mediaType string, content []byte) (http.Header, error) {
 	put := message{
 		method: http.MethodPut, target: "/manifests/" + ref.Identifier(), header: http.Header{"Content-Type": {mediaType}},
 		open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }, size: int64(len(content)),
 	}
+	var answer http.Header
 	err := r.write(ctx, func(ctx context.Context, e *endpoint) error {
 		return r.bounded(ctx, e, func(ctx context.Context, e *endpoint) error {
 			resp, err := e.expect(ctx, put, http.StatusCreated, http.StatusOK, http.StatusNoContent)
 			if err != nil {
 				return err
 			}
+			answer = resp.Header
 			return resp.Body.Close()
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("push manifest %s: %w", ref.Identifier(), err)
+		return nil, fmt.Errorf("push manifest %s: %w", ref.Identifier(), err)
 	}
-	return nil
+	return answer, nil
+}
+
+// Pushed fetches the document under a tag from the host that is written to, which others
+// may be behind. Without one it is errdefs.ErrNotFound. Errors of the host are HostsError.
+func (r *Repository) Pushed(ctx context.Context, ref reference.Reference, limit int64) (doc Document, err error) {
+	err = r.write(ctx, func(ctx context.Context, e *endpoint) error {
+		return r.bounded(ctx, e, func(ctx context.Context, e *endpoint) error {
+			doc, err = e.manifest(ctx, ref, limit)
+			return err
+		})
+	})
+	if err != nil {
+		return Document{}, fmt.Errorf("get manifest %s: %w", ref.Identifier(), err)
+	}
+	return doc, nil
 }
 
 // write calls f with the host that is written to, again as long as that may help.

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-cri/berth/imageservice/reference"
 )
 
 // Referrers returns what refers to a manifest and is of the artifact type, following
@@ -51,8 +55,41 @@ func (r *Repository) referrersIndex(ctx context.Context, d digest.Digest, artifa
 	if err == nil || !errors.As(err, &se) || se.status >= http.StatusInternalServerError {
 		return content, err
 	}
+	doc, err := r.Manifest(ctx, r.referrersTag(d), limit, nil)
+	return doc.Content, err
+}
+
+// referrersTag stands for the API at a registry without.
+func (r *Repository) referrersTag(d digest.Digest) reference.Reference {
 	ref := r.ref
 	ref.Tag, ref.Digest = d.Algorithm().String()+"-"+d.Encoded(), ""
-	doc, err := r.Manifest(ctx, ref, limit, nil)
-	return doc.Content, err
+	return ref
+}
+
+// PutReferrer puts a manifest whose subject is another one, and lists it where Referrers
+// looks: the host does that by itself if it has the API ("Pushing Manifests with Subject").
+// The descriptor is to have its artifact type. limit is that of the list.
+func (r *Repository) PutReferrer(ctx context.Context, subject digest.Digest, m ocispec.Descriptor, content []byte, limit int64) error {
+	answer, err := r.putManifest(ctx, r.ref.WithDigest(m.Digest), m.MediaType, content)
+	if err != nil || answer.Get("OCI-Subject") != "" {
+		return err
+	}
+	tag := r.referrersTag(subject)
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	doc, err := r.Pushed(ctx, tag, limit)
+	if err == nil {
+		err = json.Unmarshal(doc.Content, &index)
+	}
+	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return fmt.Errorf("list referrers of %s: %w", subject, err)
+	}
+	if slices.ContainsFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Digest == m.Digest }) {
+		return nil
+	}
+	index.Manifests = append(index.Manifests, m)
+	raw, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return r.PutManifest(ctx, tag, index.MediaType, raw)
 }

@@ -134,29 +134,34 @@ func (r *Repository) Manifest(ctx context.Context, ref reference.Reference, limi
 	var doc Document
 	may := func(h hosts.Host) bool { return h.Pull && (h.Resolve || ref.Digest != "") }
 	err := r.each(ctx, may, func(ctx context.Context, e *endpoint) error {
-		resp, err := e.get(ctx, "/manifests/"+ref.Identifier(), http.Header{"Accept": {accept}})
-		if err != nil {
-			return err
+		var err error
+		if doc, err = e.manifest(ctx, ref, limit); err == nil && check != nil {
+			err = check(doc)
 		}
-		content, err := readDocument(resp, limit)
-		if err != nil {
-			return err
-		}
-		doc = Document{Content: content, MediaType: mediaType(resp.Header.Get("Content-Type"))}
-		doc.Digest = digest.SHA256.FromBytes(content)
-		if ref.Digest != "" {
-			doc.Digest = ref.Digest.Algorithm().FromBytes(content)
-			if doc.Digest != ref.Digest {
-				return fmt.Errorf("answer has digest %s: %w", doc.Digest, layer.ErrCorrupt)
-			}
-		}
-		if check != nil {
-			return check(doc)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return Document{}, fmt.Errorf("get manifest %s: %w", ref.Identifier(), err)
+	}
+	return doc, nil
+}
+
+func (e *endpoint) manifest(ctx context.Context, ref reference.Reference, limit int64) (Document, error) {
+	resp, err := e.get(ctx, "/manifests/"+ref.Identifier(), http.Header{"Accept": {accept}})
+	if err != nil {
+		return Document{}, err
+	}
+	content, err := readDocument(resp, limit)
+	if err != nil {
+		return Document{}, err
+	}
+	doc := Document{Content: content, MediaType: mediaType(resp.Header.Get("Content-Type"))}
+	doc.Digest = digest.SHA256.FromBytes(content)
+	if ref.Digest != "" {
+		doc.Digest = ref.Digest.Algorithm().FromBytes(content)
+		if doc.Digest != ref.Digest {
+			return Document{}, fmt.Errorf("answer has digest %s: %w", doc.Digest, layer.ErrCorrupt)
+		}
 	}
 	return doc, nil
 }
