@@ -63,7 +63,7 @@ func (l *Lease) holdUnsynced() []Layer {
 	defer l.s.mu.Unlock()
 	var pending []Layer
 	for id, e := range l.s.layers {
-		if !e.synced && !e.unsyncable && !e.missing {
+		if e.toSync() {
 			e.refs++
 			l.held = append(l.held, id)
 			pending = append(pending, e.rec)
@@ -71,6 +71,9 @@ func (l *Lease) holdUnsynced() []Layer {
 	}
 	return pending
 }
+
+// toSync tells whether the layer can be brought to the disk, and was not yet.
+func (e *layerEntry) toSync() bool { return !e.synced && !e.unsyncable && !e.missing }
 
 func (s *Store) syncLayer(ctx context.Context, id digest.Digest) error {
 	s.trees.Lock()
@@ -122,19 +125,21 @@ func (s *Store) giveUpSync(id digest.Digest) {
 
 // markWhole leaves a mark in an image's directory once all its layers have theirs. The
 // layers of an image that is recorded anew with others may lose one without being
-// forgotten; then it is fetched again.
-func (s *Store) markWhole(id digest.Digest) error {
+// forgotten; then it is fetched again. early is true for an image that came when the layers
+// to sync were chosen already.
+func (s *Store) markWhole(id digest.Digest) (early bool, err error) {
 	s.mu.RLock()
 	img, ok := s.images[id]
 	for i := 0; ok && i < len(img.Layers); i++ {
 		e := s.layers[img.Layers[i]]
 		ok = e != nil && e.synced
+		early = e != nil && e.toSync()
 	}
 	s.mu.RUnlock()
 	if !ok {
-		return nil
+		return early, nil
 	}
-	return os.WriteFile(s.imagePath(id, syncedFile), nil, 0o600)
+	return false, os.WriteFile(s.imagePath(id, syncedFile), nil, 0o600)
 }
 
 // syncImages syncs the records of the images that were written since it last did.
@@ -150,7 +155,12 @@ func (s *Store) syncImages(ctx context.Context) error {
 	var failed []error
 	for id := range ids {
 		failpoint.Pass("store/sync/image")
-		err := s.markWhole(id)
+		early, err := s.markWhole(id)
+		if early {
+			s.mu.Lock()
+			s.unsyncedImages[id] = true
+			s.mu.Unlock()
+		}
 		if err == nil {
 			err = tree.Sync(ctx, s.imagePath(id), false)
 		}

@@ -154,6 +154,31 @@ func TestSyncSurvivesAPowerCut(t *testing.T) {
 	}
 }
 
+// An image that comes while others are synced has its mark after the next time.
+func TestSyncMarksAnImageThatCameMeanwhile(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), boot1)
+	addTree(t, s, "late")
+	// The end of a Sync that began before.
+	if err := s.syncImages(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.ByName("late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.wasWhole(img.ID) {
+		t.Error("the image is marked before its layer")
+	}
+	for range 2 {
+		if _, err := s.Sync(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if !s.wasWhole(img.ID) || len(s.unsyncedImages) > 0 {
+			t.Errorf("the image is not marked with its layer; to sync are %v", s.unsyncedImages)
+		}
+	}
+}
+
 // What others have written is not waited for. The kernel may write it at any time by
 // itself, so one time is enough.
 func TestSyncLeavesOthersAlone(t *testing.T) {
