@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -21,23 +22,17 @@ import (
 
 const diskSize = 192 << 20
 
-// work runs the workload for a while and returns the errors of its calls.
-func work(t *testing.T, n *testnode.Node, during time.Duration) []error {
-	t.Helper()
-	return workUntil(t, n, func() { time.Sleep(during) })
-}
-
-// workUntil is work until f returns.
-func workUntil(t *testing.T, n *testnode.Node, f func()) []error {
+// workUntil runs the workload until f returns and returns the errors of its calls.
+func workUntil(t *testing.T, n *testnode.Node, f func(*workload)) []error {
 	t.Helper()
 	// No deadline goes with the calls: they are cut off.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	w := &workload{n: n, ctx: ctx, logs: t.TempDir()}
 	go func() {
 		defer cancel()
-		f()
+		f(w)
 	}()
-	w := &workload{n: n, ctx: ctx, logs: t.TempDir()}
 	errs := w.run()
 	if _, err := n.Images().ListImages(t.Context(), nil); err != nil {
 		t.Fatalf("berthd does not serve any more: %v", err)
@@ -56,7 +51,7 @@ func TestErrorAtEveryStep(t *testing.T) {
 		kind := []string{"EIO", "ENOSPC"}[i%2]
 		t.Run(p.name+"="+kind, func(t *testing.T) {
 			start(t, n, p.name+"="+kind+"@2")
-			errs := workUntil(t, n, func() {
+			errs := workUntil(t, n, func(*workload) {
 				eventually(t, p.name, func() error { return acted(n) })
 				time.Sleep(300 * time.Millisecond) // some go on
 			})
@@ -87,15 +82,21 @@ func TestFullDisk(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed(t), 0))
 	n, d := nodeOn(t)
 	start(t, n, "")
-	told := 0
-	for range 6 {
+	for round := range 6 {
 		left := uint64(random.IntN(24 << 20))
+		if round == 0 {
+			left = 1 << 20 // less than an image takes
+		}
 		fill(t, d, left)
-		for _, err := range work(t, n, time.Second) {
+		for _, err := range workUntil(t, n, func(w *workload) {
+			if round == 0 {
+				eventually(t, "with a full disk", w.hasFailed)
+			}
+			time.Sleep(time.Second)
+		}) {
 			if status.Code(err) != codes.ResourceExhausted {
 				t.Errorf("with %d bytes left: %v", left, err)
 			}
-			told++
 		}
 		if random.IntN(2) == 0 { // it has to start, too
 			restart(t, n, syscall.SIGKILL)
@@ -109,9 +110,14 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("with %d bytes left", left)
 		}
 	}
-	if told == 0 {
-		t.Error("the disk was never full")
+}
+
+// hasFailed tells of a workload without an error.
+func (w *workload) hasFailed() error {
+	if len(w.failures()) == 0 {
+		return errors.New("no call has failed")
 	}
+	return nil
 }
 
 // fill takes all room of the disk but so many bytes.
@@ -153,17 +159,16 @@ func TestBrokenDisk(t *testing.T) {
 		n.Through = otherBoot(t, round)
 		start(t, n, "")
 		after := int64(random.IntN(60))
-		done := make(chan []error, 1)
-		go func() { done <- work(t, n, 4*time.Second) }()
-		time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
-		if round%2 == 0 {
-			becomeReadOnly(t, d)
-		} else {
-			breakAfter(d, after)
-		}
-		if errs := <-done; len(errs) == 0 {
-			t.Error("no call has met the broken disk")
-		}
+		workUntil(t, n, func(w *workload) {
+			time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+			if round%2 == 0 {
+				becomeReadOnly(t, d)
+			} else {
+				breakAfter(d, after)
+			}
+			eventually(t, "with a broken disk", w.hasFailed)
+			time.Sleep(time.Second) // others meet it too
+		})
 		if err := n.RemovePods(t.Context()); err != nil {
 			t.Logf("remove the pods from a broken disk: %v", err)
 		}
@@ -208,10 +213,11 @@ func becomeReadOnly(t *testing.T, d disk) {
 	t.Helper()
 	out, err := exec.Command("findmnt", "-n", "-o", "SOURCE", d.dir).Output()
 	if err != nil {
-		t.Fatalf("find the device: %v", err)
+		t.Errorf("find the device: %v", err)
+		return
 	}
 	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(strings.TrimSpace(string(out))), "trigger_fs_error")
 	if err := os.WriteFile(trigger, []byte("by a test"), 0); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 }

@@ -73,17 +73,17 @@ func some(t *testing.T, all []point) []point {
 	return slices.DeleteFunc(all, func(point) bool { return random.IntN(2) == 0 })
 }
 
-// crash runs the workload on a berthd that ends at the failpoint, and starts another.
-// It tells whether the first one has ended there.
-func crash(t *testing.T, n *testnode.Node, at string) bool {
+// crash runs the workload for a while, or until berthd ends at the failpoint, and starts
+// another. It tells whether the first one has ended there.
+func crash(t *testing.T, n *testnode.Node, at string, during time.Duration) bool {
 	t.Helper()
-	ended := killed(t, n, at)
+	ended := killed(t, n, at, during)
 	start(t, n, "")
 	return ended
 }
 
 // killed is crash without the start that follows.
-func killed(t *testing.T, n *testnode.Node, at string) bool {
+func killed(t *testing.T, n *testnode.Node, at string, during time.Duration) bool {
 	t.Helper()
 	err := startWith(t, n, at)
 	if n.PID() == 0 {
@@ -92,15 +92,14 @@ func killed(t *testing.T, n *testnode.Node, at string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return workUntilEnd(t, n)
+	return workUntilEnd(t, n, during)
 }
 
-// workUntilEnd runs the workload until berthd ends by itself, or for long enough that
-// it passes each of its steps; then it is killed.
-func workUntilEnd(t *testing.T, n *testnode.Node) bool {
+// workUntilEnd runs the workload until berthd ends by itself, or for a while; then it is
+// killed.
+func workUntilEnd(t *testing.T, n *testnode.Node, during time.Duration) bool {
 	t.Helper()
-	const enough = 15 * time.Second
-	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	ctx, cancel := context.WithTimeout(t.Context(), during)
 	defer cancel()
 	w := &workload{n: n, ctx: ctx, logs: t.TempDir()}
 	done := make(chan []error, 1)
@@ -125,10 +124,10 @@ func TestKillAtEveryStep(t *testing.T) {
 	for i, p := range some(t, points(t)) {
 		t.Run(p.name, func(t *testing.T) {
 			// Another kill leaves something to do for the start.
-			if p.name == "store/sweep" && !killed(t, n, "layer/file=kill") {
+			if p.name == "store/sweep" && !killed(t, n, "layer/file=kill", patience) {
 				t.Fatal("there is nothing to sweep")
 			}
-			if !crash(t, n, p.name+"=kill") {
+			if !crash(t, n, p.name+"=kill", patience) {
 				t.Errorf("%s is never reached", p.name)
 			}
 			verify(t, n)
@@ -160,7 +159,7 @@ func TestKillAtRandomSteps(t *testing.T) {
 		// of the start.
 		step := 1 + random.IntN(1<<(3+random.IntN(11)))
 		fresh := random.IntN(3) == 0
-		if !crash(t, n, fmt.Sprintf("*=kill@%d", step)) {
+		if !crash(t, n, fmt.Sprintf("*=kill@%d", step), 15*time.Second) {
 			t.Logf("kill %d: berthd did not come to step %d", i, step)
 		}
 		verify(t, n)

@@ -104,11 +104,14 @@ func start(t *testing.T, n *testnode.Node, failpoint string) {
 	}
 }
 
+// patience is how long anything may take, on the slowest machine.
+const patience = 2 * time.Minute
+
 // eventually waits for what happens in the background.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}

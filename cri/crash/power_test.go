@@ -58,8 +58,8 @@ func TestPowerCut(t *testing.T) {
 		}
 		want = append(want, img.id)
 	}
-	eventually(t, "the layers are on the disk", func() error { return unsynced(n) })
-	time.Sleep(time.Second) // records follow the layers
+	eventually(t, "the images are on the disk", func() error { return unsynced(n) })
+	time.Sleep(time.Second) // the last record follows its mark
 	// The same images get more names: they are on the disk all the while.
 	renamed := rename(t, n)
 	for range cuts {
@@ -86,7 +86,6 @@ func TestPowerCutInSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the first image is on the disk", func() error { return unsynced(n) })
-	time.Sleep(time.Second) // records follow the layers
 	stop := func(t *testing.T) {
 		t.Helper()
 		if err := n.Stop(syscall.SIGTERM); err != nil {
@@ -264,11 +263,13 @@ func rename(t *testing.T, n *testnode.Node) (stop func()) {
 	}
 }
 
-// unsynced tells of a layer that is not marked to be on the disk.
+// unsynced tells of a layer or image that is not marked to be on the disk.
 func unsynced(n *testnode.Node) error {
-	for _, name := range names(n, "layers") {
-		if _, err := os.Lstat(filepath.Join(n.Root, "layers", name, "synced")); err != nil {
-			return err
+	for _, dir := range []string{"layers", "images"} {
+		for _, name := range names(n, dir) {
+			if _, err := os.Lstat(filepath.Join(n.Root, dir, name, "synced")); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,14 @@ func (w *workload) run() []error {
 	wg.Go(func() { w.repeat(func(int) error { return w.load() }) })
 	wg.Go(func() { w.repeat(func(int) error { return w.commit() }) })
 	wg.Wait()
-	return w.errs
+	return w.failures()
+}
+
+// failures are the errors so far.
+func (w *workload) failures() []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.errs)
 }
 
 func (w *workload) repeat(f func(round int) error) {
