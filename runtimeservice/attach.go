@@ -54,7 +54,8 @@ func (s *sessions) connect(ctx context.Context, c *container, p *pipes) (ended <
 	if err := c.requireRunning(); err != nil {
 		return nil, err
 	}
-	return s.monitor.Attach(ctx, p.request(c.id))
+	ended, err = s.monitor.Attach(ctx, p.request(c.id))
+	return ended, c.orEnded(err)
 }
 
 // requireAttachable is the error of a container without streams, now or to come.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/berth-cri/berth/operation"
 	"github.com/berth-cri/berth/runtimeservice/monitor"
 	"github.com/berth-cri/berth/runtimeservice/record"
 )
@@ -51,6 +52,7 @@ func (c *container) waitForStart(ctx context.Context, p *pipes) (ended <-chan st
 	}
 	c.early.waiting = append(c.early.waiting, client)
 	c.mu.Unlock()
+	defer operation.Wait(ctx, func() string { return "the container's start" })()
 	select {
 	case o := <-client.outcome:
 		return o.ended, o.ended == nil && o.err == nil, o.err

@@ -32,10 +32,12 @@ func TestAttachBeforeTheStart(t *testing.T) {
 				if !tty {
 					options.Stderr = io.Discard
 				}
-				connected, ended := make(chan struct{}), make(chan error, 1)
-				options.Stdin = &notifyingReader{Reader: options.Stdin, read: connected}
+				ended := make(chan error, 1)
 				go func() { ended <- stream(t, t.Context(), protocol, resp.Url, options) }()
-				<-connected
+				eventually(t, "the client waits for the start", func() bool {
+					ops := shared.operations(t, "AttachSession")
+					return len(ops) == 1 && len(ops[0].Steps) == 1 && ops[0].Steps[0].WaitsFor == "the container's start"
+				})
 				c.start()
 				if err := <-ended; err != nil {
 					t.Error(err)
@@ -47,19 +49,4 @@ func TestAttachBeforeTheStart(t *testing.T) {
 			})
 		}
 	}
-}
-
-// notifyingReader tells when it is first read, which is when the session stands.
-type notifyingReader struct {
-	io.Reader
-	read chan struct{}
-}
-
-func (r *notifyingReader) Read(p []byte) (int, error) {
-	select {
-	case <-r.read:
-	default:
-		close(r.read)
-	}
-	return r.Reader.Read(p)
 }
