@@ -112,7 +112,7 @@ func TestFailedSessionsLeaveNoGoroutines(t *testing.T) {
 	ended.wait()
 	attempt := func(i int) {
 		tty := i%2 == 0
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		if err := stream(t, ctx, "SPDY", c.execURL(t, &runtimeapi.ExecRequest{Cmd: []string{"no-such-command"}, Stdin: true, Stdout: true, Tty: tty}),
 			remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Tty: tty}); err == nil {

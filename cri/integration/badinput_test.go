@@ -157,7 +157,7 @@ func TestParallelCreation(t *testing.T) {
 				return
 			}
 			c := &ctr{t, p, id, config}
-			for end := time.Now().Add(30 * time.Second); c.status().State != runtimeapi.ContainerState_CONTAINER_EXITED; {
+			for end := time.Now().Add(patience); c.status().State != runtimeapi.ContainerState_CONTAINER_EXITED; {
 				if time.Now().After(end) {
 					t.Errorf("container %d does not end", i)
 					return
@@ -173,7 +173,7 @@ func TestParallelCreation(t *testing.T) {
 // berthd runs berthd to its end, which has to come by itself.
 func berthd(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(bin, "berthd"), args...).CombinedOutput()
 	if ctx.Err() != nil {

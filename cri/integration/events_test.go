@@ -37,7 +37,7 @@ func TestEvents(t *testing.T) {
 				t.Errorf("event is %v of %s, want %v of %s", e.ContainerEventType, e.ContainerId, kind, id)
 			}
 			return e
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("no event; want %v", kind)
 			return nil
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -34,7 +33,7 @@ esac
 		t.Fatal(err)
 	}
 	d.end(t, 15)
-	write(t, filepath.Join(d.Dir, "berthd.yaml"), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: BerthConfiguration\nnetwork:\n  confDirs: [%s]\n  binDirs: [%s]\n  timeout: 30s\n", d.NetworkDir(), plugins))
+	write(t, filepath.Join(d.Dir, "berthd.yaml"), fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: BerthConfiguration\nnetwork:\n  confDirs: [%s]\n  binDirs: [%s]\n  timeout: 10m\n", d.NetworkDir(), plugins))
 	write(t, filepath.Join(d.NetworkDir(), "10-test.conflist"), `{"cniVersion":"1.0.0","name":"slow","plugins":[{"type":"slow"}]}`)
 	if err := d.start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -172,7 +171,7 @@ func TestListsDoNotWait(t *testing.T) {
 		d.runtime.RunPodSandbox(context.Background(), podConfig(t), "")
 	}()
 	eventually(t, "the network is being set up", func() bool { return exists(gate + ".reached") })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), answerLimit)
 	defer cancel()
 	if _, err := d.runtime.ListPodSandbox(ctx, nil); err != nil {
 		t.Errorf("ListPodSandbox: %v", err)

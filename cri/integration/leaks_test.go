@@ -28,7 +28,7 @@ func checkLeaks(t testing.TB, d *daemon) {
 		}
 		var extra []string
 		// Processes end and mounts go a moment after the call that ended them.
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 			if extra = more(before, d.holdings(t)); len(extra) == 0 {
 				return
 			}

@@ -71,7 +71,7 @@ func TestReopenedLogs(t *testing.T) {
 		})
 		all = append(all, texts(parseLog(t, old))...)
 	}
-	c.stop(10)
+	c.stop(int64(patience.Seconds()))
 	all = append(all, texts(c.log())...)
 	last := len(all) - 1
 	same(t, "the last line", all[last], "end")

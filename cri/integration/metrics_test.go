@@ -86,7 +86,7 @@ func TestMetrics(t *testing.T) {
 	}
 	p := runPod(t)
 	c := p.run(
-		shell("head -c 5000000 /dev/zero > /written; sleep 1000 & exec 3</etc/passwd; i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done; wait"),
+		shell("head -c 5000000 /dev/zero > /written; sleep 1000 & exec 3</etc/passwd; while :; do :; done"),
 		resources(func(r *runtimeapi.LinuxContainerResources) {
 			r.CpuPeriod, r.CpuQuota, r.MemoryLimitInBytes = 100000, 80000, 64<<20
 		}),

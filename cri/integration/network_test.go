@@ -152,7 +152,7 @@ func TestHostPortsOfProtocols(t *testing.T) {
 	}
 	defer stranger.Close()
 	fmt.Fprint(stranger, "to the node")
-	_ = other.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = other.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 100)
 	n, _, err := other.ReadFrom(buf)
 	same(t, "at another address", fmt.Sprintf("%s %v", buf[:n], err), "to the node <nil>")
@@ -271,10 +271,12 @@ func TestNetworkConfigurationIsFollowed(t *testing.T) {
 func TestBadPlugins(t *testing.T) {
 	for name, c := range map[string]struct {
 		script, want string
+		timeout      time.Duration
 	}{
-		"missing": {"", "bad-plugin"},
-		"failing": {"#!/bin/sh\ncat >/dev/null\necho '{\"cniVersion\":\"1.0.0\",\"code\":77,\"msg\":\"no address left\"}'\nexit 1\n", "no address left"},
-		"hanging": {"#!/bin/sh\nexec sleep 600\n", "bad-plugin"},
+		"missing": {"", "bad-plugin", patience},
+		"failing": {"#!/bin/sh\ncat >/dev/null\necho '{\"cniVersion\":\"1.0.0\",\"code\":77,\"msg\":\"no address left\"}'\nexit 1\n", "no address left", patience},
+		// The plugins before it have to be through by then.
+		"hanging": {"#!/bin/sh\nexec sleep 600\n", "bad-plugin", 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plugins := t.TempDir()
@@ -294,7 +296,7 @@ func TestBadPlugins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			config := fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: BerthConfiguration\nnetwork:\n  confDirs: [%s]\n  binDirs: [%s]\n  timeout: 2s\n", d.NetworkDir(), plugins)
+			config := fmt.Sprintf("apiVersion: berth.dev/v1alpha1\nkind: BerthConfiguration\nnetwork:\n  confDirs: [%s]\n  binDirs: [%s]\n  timeout: %s\n", d.NetworkDir(), plugins, c.timeout)
 			write(t, filepath.Join(dir, "berthd.yaml"), config)
 			list, err := os.ReadFile(filepath.Join(d.NetworkDir(), "10-test.conflist"))
 			if err != nil {

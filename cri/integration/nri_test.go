@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func (d *daemon) connect(t *testing.T, p *nritest.Plugin) *nritest.Plugin {
 	if p.Name == "" {
 		p.Name = "test"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := p.Connect(ctx, filepath.Join(d.State, "nri.sock")); err != nil {
 		t.Fatal(err)
@@ -127,16 +128,16 @@ func TestNRIStopIsToldOnce(t *testing.T) {
 
 func TestNRIPluginFails(t *testing.T) {
 	checkLeaks(t, shared)
-	failing := map[string]bool{}
+	var failing sync.Map // the names of events
 	plugin := &nritest.Plugin{On: func(_ context.Context, e nritest.Event) error {
-		if failing[e.Name] {
+		if _, fails := failing.Load(e.Name); fails {
 			return errors.New("not on my node")
 		}
 		return nil
 	}}
 	shared.connect(t, plugin)
 
-	failing["RunPodSandbox"] = true
+	failing.Store("RunPodSandbox", true)
 	config := podConfig(t)
 	_, err := shared.runtime.RunPodSandbox(t.Context(), config, "")
 	wantCode(t, "a pod that a plugin refuses", err, codes.FailedPrecondition)
@@ -144,32 +145,32 @@ func TestNRIPluginFails(t *testing.T) {
 		t.Errorf("the error does not say why: %v", err)
 	}
 	wantNames(t, "events of the refused pod", plugin.Names(""), "Synchronize", "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox")
-	delete(failing, "RunPodSandbox")
+	failing.Delete("RunPodSandbox")
 	removeCgroups(t, config.Linux.CgroupParent)
 
 	p := shared.runPod(t, hostNetwork)
-	failing["CreateContainer"] = true
+	failing.Store("CreateContainer", true)
 	_, err = p.tryCreate()
 	wantCode(t, "a container that a plugin refuses", err, codes.FailedPrecondition)
-	delete(failing, "CreateContainer")
+	failing.Delete("CreateContainer")
 	same(t, "containers", p.containers(), 0)
 
-	failing["StartContainer"] = true
+	failing.Store("StartContainer", true)
 	c := p.create()
 	wantCode(t, "a start that a plugin refuses", shared.runtime.StartContainer(t.Context(), c.id), codes.FailedPrecondition)
 	same(t, "state", c.status().State, runtimeapi.ContainerState_CONTAINER_EXITED)
-	delete(failing, "StartContainer")
+	failing.Delete("StartContainer")
 
 	// What has happened, and what goes, goes on.
 	for _, event := range []string{"PostCreateContainer", "PostStartContainer", "PostUpdateContainer", "StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox"} {
-		failing[event] = true
+		failing.Store(event, true)
 	}
 	c = p.run()
 	err = shared.runtime.UpdateContainerResources(t.Context(), c.id, &runtimeapi.ContainerResources{Linux: &runtimeapi.LinuxContainerResources{CpuShares: 256}})
 	if err != nil {
 		t.Error(err)
 	}
-	failing["UpdateContainer"] = true
+	failing.Store("UpdateContainer", true)
 	err = shared.runtime.UpdateContainerResources(t.Context(), c.id, &runtimeapi.ContainerResources{Linux: &runtimeapi.LinuxContainerResources{CpuShares: 128}})
 	wantCode(t, "an update that a plugin refuses", err, codes.FailedPrecondition)
 	same(t, "CPU shares in the status", c.status().Resources.GetLinux().GetCpuShares(), 256)
@@ -179,7 +180,7 @@ func TestNRIPluginFails(t *testing.T) {
 // A plugin that hangs is dropped when its time is over. Meanwhile lists are answered,
 // and afterwards pods start as if it had never been there.
 func TestNRIPluginHangs(t *testing.T) {
-	d := ownDaemon(t, "nri:\n  requestTimeout: 2s\n")
+	d := ownDaemon(t, "nri:\n  requestTimeout: 5s\n")
 	hung, release := make(chan struct{}, 1), make(chan struct{})
 	defer close(release)
 	plugin := d.connect(t, &nritest.Plugin{On: func(_ context.Context, e nritest.Event) error {
@@ -213,7 +214,7 @@ func TestNRIPluginHangs(t *testing.T) {
 	}
 	select {
 	case <-plugin.Closed():
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Error("the plugin was not dropped")
 	}
 	p.run()
@@ -221,7 +222,7 @@ func TestNRIPluginHangs(t *testing.T) {
 
 // A plugin with the policy to fail requests fails the one it does not answer.
 func TestNRIPluginThatMustAnswer(t *testing.T) {
-	d := ownDaemon(t, "nri:\n  requestTimeout: 300ms\n")
+	d := ownDaemon(t, "nri:\n  requestTimeout: 3s\n")
 	release := make(chan struct{})
 	defer close(release)
 	d.connect(t, &nritest.Plugin{
@@ -338,7 +339,7 @@ func TestNRIAfterAKill(t *testing.T) {
 	d.restart(t, syscall.SIGKILL)
 	select {
 	case <-first.Closed():
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the plugin's connection outlives the daemon")
 	}
 	told := map[string]*nriapi.Container{}

@@ -272,7 +272,7 @@ func (c *ctr) wait() *runtimeapi.ContainerStatus {
 // exec runs a command in the container and returns what it wrote to stdout.
 func (c *ctr) exec(argv ...string) string {
 	c.t.Helper()
-	stdout, stderr, err := c.pod.d.runtime.ExecSync(context.Background(), c.id, argv, 30*time.Second)
+	stdout, stderr, err := c.pod.d.runtime.ExecSync(context.Background(), c.id, argv, patience)
 	if err != nil {
 		c.t.Fatalf("exec %q: %v: %s%s", argv, err, stdout, stderr)
 	}
@@ -302,14 +302,19 @@ func (c *ctr) log() []logLine {
 
 func parseLog(t testing.TB, path string) []logLine {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("read the log: %v", err)
-	}
+	var data []byte
+	// A write across pages shows up in parts.
+	eventually(t, "the last line of the log is whole", func() bool {
+		var err error
+		if data, err = os.ReadFile(path); err != nil {
+			t.Fatalf("read the log: %v", err)
+		}
+		return len(data) == 0 || data[len(data)-1] == '\n'
+	})
 	var lines []logLine
 	for line := range strings.Lines(string(data)) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-		if len(parts) != 4 || !strings.HasSuffix(line, "\n") {
+		if len(parts) != 4 {
 			t.Fatalf("%q is no line of a CRI log", line)
 		}
 		at, err := time.Parse(time.RFC3339Nano, parts[0])
@@ -339,15 +344,18 @@ func (c *ctr) logText(stream ...string) string {
 
 func (c *ctr) stdout() string { return strings.TrimSpace(c.logText("stdout")) }
 
+// patience is how long anything may take, on the slowest machine.
+const patience = 2 * time.Minute
+
 // eventually waits for what another process makes true.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if condition() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within 30 s", what)
+	t.Fatalf("%s: not within %s", what, patience)
 }
 
 // same compares what was looked at with what should be there.
@@ -386,6 +394,13 @@ func (c *ctr) hostPid() string {
 		c.t.Fatalf("no PID in %v: %v", r.Info, err)
 	}
 	return strconv.Itoa(info.Pid)
+}
+
+// file is where the node has a file of the container. Unlike an exec, a write to it is not
+// cut off by the end of the container that it brings about.
+func (c *ctr) file(path string) string {
+	c.t.Helper()
+	return filepath.Join("/proc", c.hostPid(), "root", path)
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

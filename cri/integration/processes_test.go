@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -58,9 +57,10 @@ func TestKillOfBerthd(t *testing.T) {
 		w.logged(500)
 	}
 	monitor := d.monitor(t)
-	ending.sh("(sleep 1; touch /tmp/end) >/dev/null 2>&1 &")
+	end := ending.file("/tmp/end")
 
 	d.end(t, syscall.SIGKILL)
+	write(t, end, "")
 	var during []int
 	for _, w := range writers {
 		during = append(during, w.logged(w.logged(0)+500))
@@ -142,8 +142,7 @@ func TestKillOfTheMonitor(t *testing.T) {
 		_, _, err := d.runtime.ExecSync(t.Context(), ending.id, []string{"true"}, 0)
 		return err == nil
 	})
-	// It may end with the container before it has an exit code.
-	_, _, _ = d.runtime.ExecSync(t.Context(), ending.id, []string{"touch", "/tmp/end"}, 0)
+	write(t, ending.file("/tmp/end"), "")
 	s := ending.wait()
 	if s.ExitCode != 23 && s.Reason != "Unknown" {
 		t.Errorf("exit code %d, reason %q, message %q", s.ExitCode, s.Reason, s.Message)
@@ -186,7 +185,7 @@ func TestGracefulStopAndSecondStart(t *testing.T) {
 	p := d.runPod(t, hostNetwork)
 	c := p.run(shell(counting))
 	pid := c.hostPid()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(bin, "berthd"), "--root", d.Root, "--state", d.State).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), itoa(d.PID())) {

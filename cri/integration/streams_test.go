@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
@@ -183,9 +183,14 @@ func TestPortForward(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := runPod(t, options...)
 			// Only the pod's own loopback interface is served.
-			c := p.run(shell("echo -n forwarded > /tmp/index.html; exec httpd -f -p 127.0.0.1:18080 -h /tmp"))
-			eventually(t, "the server listens", func() bool { return c.sh("netstat -ltn | grep -c :18080 || true") == "1" })
-			resp, err := shared.runtime.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{18080}})
+			address := freeAddress(t)
+			_, port, err := net.SplitHostPort(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := p.run(shell("echo -n forwarded > /tmp/index.html; exec httpd -f -p " + address + " -h /tmp"))
+			eventually(t, "the server listens", func() bool { return c.sh("netstat -ltn | grep -c ' "+address+" ' || true") == "1" })
+			resp, err := shared.runtime.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(atoi(t, port))}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +204,7 @@ func TestPortForward(t *testing.T) {
 			}
 			stop, ready := make(chan struct{}), make(chan struct{})
 			f, err := portforward.NewOnAddresses(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u),
-				[]string{"127.0.0.1"}, []string{"0:18080"}, stop, ready, io.Discard, io.Discard)
+				[]string{"127.0.0.1"}, []string{"0:" + port}, stop, ready, io.Discard, io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,7 +242,7 @@ func TestFailingExecsLeaveNothing(t *testing.T) {
 	p := runPod(t, hostNetwork)
 	c := p.run()
 	for i := range 100 {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		err := stream(t, ctx, "SPDY", c.execURL(t, &runtimeapi.ExecRequest{
 			Cmd: []string{"no-such-command"}, Stdin: true, Stdout: true, Tty: i%2 == 0,
 		}), remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Tty: i%2 == 0})
