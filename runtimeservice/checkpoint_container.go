@@ -63,8 +63,8 @@ func (s *checkpoints) checkpointContainer(ctx context.Context, c *container, loc
 
 // freeLocation refuses a path that is not clean, or not free.
 func freeLocation(location string) error {
-	if !filepath.IsAbs(location) || filepath.Clean(location) != location {
-		return invalid("location", "%q is not an absolute path without detours", location)
+	if err := requireCleanPath("location", location); err != nil {
+		return err
 	}
 	if _, err := os.Lstat(location); err == nil {
 		return fmt.Errorf("location: %q exists: %w", location, errdefs.ErrAlreadyExists)

@@ -27,12 +27,10 @@ func (s *checkpoints) CheckpointPod(ctx context.Context, req *runtimeapi.Checkpo
 	aboutSandbox(ctx, sb)
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
-	if deadline, ok := ctx.Deadline(); ok {
-		// The answer has to come in time.
-		var soon context.CancelFunc
-		ctx, soon = context.WithDeadline(ctx, deadline.Add(-thawMargin))
-		defer soon()
-	}
+	deadline, _ := ctx.Deadline()
+	// The answer has to come in time.
+	ctx, soon := context.WithDeadline(ctx, deadline.Add(-thawMargin))
+	defer soon()
 	if err := s.checkpointPod(ctx, sb, req); err != nil {
 		return fmt.Errorf("checkpoint sandbox %s: %w", sb.id, err)
 	}
@@ -116,8 +114,8 @@ func (s *checkpoints) selectForCheckpoint(sb *sandbox, ids []string) ([]*contain
 
 // emptyDirectory refuses a path that is not that of an empty directory.
 func emptyDirectory(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return invalid("output_path", "%q is not an absolute path without detours", path)
+	if err := requireCleanPath("output_path", path); err != nil {
+		return err
 	}
 	info, err := os.Lstat(path)
 	switch {

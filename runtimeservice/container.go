@@ -200,11 +200,9 @@ func (c *container) stopSignal() syscall.Signal {
 	return syscall.SIGTERM
 }
 
+// sortContainers puts the oldest first.
 func sortContainers(all []*container) {
 	slices.SortFunc(all, func(a, b *container) int {
-		if n := cmp.Compare(a.rec.Load().CreatedAt, b.rec.Load().CreatedAt); n != 0 {
-			return n
-		}
-		return cmp.Compare(a.id, b.id)
+		return cmp.Or(cmp.Compare(a.rec.Load().CreatedAt, b.rec.Load().CreatedAt), cmp.Compare(a.id, b.id))
 	})
 }

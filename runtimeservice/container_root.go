@@ -37,7 +37,7 @@ func (s *Service) WithRoot(ctx context.Context, id string, f func(root *os.File)
 		root, err = s.openStoppedRoot(ctx, c)
 	}
 	if err != nil {
-		root.Close()
+		root.Close() // nil, unless unmounting has failed
 		return fmt.Errorf("open root of container %s: %w", c.id, err)
 	}
 	defer root.Close()

@@ -23,7 +23,6 @@ func (s *sessions) PortForward(ctx context.Context, sandboxID string, port int32
 	if err := sb.requireReady(); err != nil {
 		return err
 	}
-	const maxPort = 65535
 	if port < 1 || port > maxPort {
 		return invalid("port", "%d is not a port", port)
 	}

@@ -88,8 +88,8 @@ func uniqueNames(configs []*runtimeapi.ContainerConfig) error {
 
 // readPod copies a pod's checkpoint to stage.
 func (s *checkpoints) readPod(ctx context.Context, from, stage string) (*checkpoint.Pod, error) {
-	if !filepath.IsAbs(from) || filepath.Clean(from) != from {
-		return nil, invalid("checkpoint_path", "%q is not an absolute path without detours", from)
+	if err := requireCleanPath("checkpoint_path", from); err != nil {
+		return nil, err
 	}
 	if info, err := os.Lstat(from); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("checkpoint_path: %q: %w", from, errdefs.ErrNotFound)

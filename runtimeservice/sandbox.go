@@ -3,6 +3,8 @@ package runtimeservice
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -182,10 +184,7 @@ func (sb *sandbox) dropContainer(c *container) {
 // all returns the containers of the sandbox, the oldest first.
 func (sb *sandbox) all() []*container {
 	sb.mu.Lock()
-	all := make([]*container, 0, len(sb.containers))
-	for _, c := range sb.containers {
-		all = append(all, c)
-	}
+	all := slices.Collect(maps.Values(sb.containers))
 	sb.mu.Unlock()
 	sortContainers(all)
 	return all

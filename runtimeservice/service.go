@@ -5,8 +5,9 @@
 //
 // Where to look: sandbox.go and container.go draw the two state machines; each
 // call that changes something has a file of its own, from run_pod_sandbox.go to
-// remove_container.go; recover.go takes everything up at start. The parts that
-// know nothing of life cycles are in the folders below.
+// remove_container.go; recover.go takes everything up at start, leftovers.go
+// removes what should not be there. The parts that know nothing of life cycles are
+// in the folders below.
 //
 // Errors carry the kinds of package errdefs (ErrNotFound, ErrInvalidArgument,
 // ErrAlreadyExists, ErrFailedPrecondition, ErrUnavailable, ErrNotImplemented),

@@ -23,8 +23,9 @@ import (
 //
 // A call while one is under way waits for that one and returns its result, as
 // does one after a start whose caller had gone. A container that runs or has
-// ended is ErrFailedPrecondition. After any other error the container has
-// exited, with the reason ContainerCannotRun, and the error as its message.
+// ended is ErrFailedPrecondition. After an error of a plugin, or of the process's
+// start, the container has exited, with the reason ContainerCannotRun and the error
+// as its message; after one that came before it is still created.
 func (s *Service) StartContainer(ctx context.Context, id string) error {
 	c, err := s.containers.find(id)
 	if err != nil {

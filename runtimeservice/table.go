@@ -2,6 +2,8 @@ package runtimeservice
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -90,9 +92,5 @@ func (t *table[K, T]) named(key K) (string, bool) {
 func (t *table[K, T]) all() []T {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	values := make([]T, 0, len(t.byID))
-	for _, value := range t.byID {
-		values = append(values, value)
-	}
-	return values
+	return slices.Collect(maps.Values(t.byID))
 }

@@ -27,6 +27,7 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi
 	if err != nil {
 		return err
 	}
+	aboutSandbox(ctx, sb)
 	if err := sb.join(ctx); err != nil {
 		return fmt.Errorf("update resources: %w", err)
 	}

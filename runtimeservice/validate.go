@@ -16,6 +16,17 @@ func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
 }
 
+// maxPort is the highest port of TCP, UDP and SCTP.
+const maxPort = 65535
+
+// requireCleanPath refuses a path that is not absolute, or not the plain one.
+func requireCleanPath(field, path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return invalid(field, "%q is not an absolute path without detours", path)
+	}
+	return nil
+}
+
 // validateSandbox finds what can be found without doing anything. Fields that
 // hold for the process of a sandbox (its user, seccomp profile, read-only root)
 // are not wrong and have no effect: there is no such process, and containers
@@ -71,7 +82,6 @@ func validateNamespaceOptions(options *runtimeapi.NamespaceOption) error {
 }
 
 func validatePorts(mappings []*runtimeapi.PortMapping) error {
-	const maxPort = 65535
 	for i, m := range mappings {
 		field := fmt.Sprintf("config.port_mappings[%d]", i)
 		if _, known := runtimeapi.Protocol_name[int32(m.GetProtocol())]; !known {
