@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -172,11 +174,7 @@ func (a *attachment) watch(fd int) {
 func (c *container) sessions() []*attachment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := make([]*attachment, 0, len(c.clients))
-	for a := range c.clients {
-		all = append(all, a)
-	}
-	return all
+	return slices.Collect(maps.Keys(c.clients))
 }
 
 // isGone reports whether the client has closed all its ends for output.
@@ -327,11 +325,8 @@ func (a *attachment) leave() {
 	a.c.mu.Lock()
 	defer a.c.mu.Unlock()
 	delete(a.c.clients, a)
-	for i, b := range a.c.attached {
-		if a == b {
-			a.c.attached = append(a.c.attached[:i], a.c.attached[i+1:]...)
-			return
-		}
+	if i := slices.Index(a.c.attached, a); i >= 0 {
+		a.c.attached = slices.Delete(a.c.attached, i, i+1)
 	}
 }
 

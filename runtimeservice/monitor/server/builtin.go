@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"syscall"
 
@@ -65,7 +66,7 @@ func (b *builtin) prepare() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return clone(state.CgroupPaths), nil
+	return maps.Clone(state.CgroupPaths), nil
 }
 
 func (b *builtin) create(s *stdio) (int, waiter, error) {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -11,8 +12,30 @@ import (
 	"github.com/opencontainers/cgroups"
 	// Lets the cgroup managers set device rules.
 	_ "github.com/opencontainers/cgroups/devices"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
+
+// cgroupManager makes the library's manager of a cgroup that is limited in nothing. It sets
+// no rules for devices.
+func cgroupManager(id, path string, systemd bool) (cgroups.Manager, error) {
+	config, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
+		CgroupName:       id,
+		UseSystemdCgroup: systemd,
+		Spec:             &specs.Spec{Linux: &specs.Linux{CgroupsPath: path}},
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("convert cgroup path: %w", err)
+	}
+	config.Resources.SkipDevices = true
+	m, err := manager.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	return m, nil
+}
 
 // processesOf returns the processes in a container's cgroup and below, asked
 // of one hierarchy, as they are in all of them.
@@ -104,16 +127,8 @@ func emptyCgroup(paths map[string]string) error {
 // removeCgroup removes the directories of an empty cgroup; it is no error if
 // they are gone.
 func removeCgroup(paths map[string]string) error {
-	if err := cgroups.RemovePaths(clone(paths)); err != nil {
+	if err := cgroups.RemovePaths(maps.Clone(paths)); err != nil {
 		return fmt.Errorf("remove cgroup: %w", err)
 	}
 	return nil
-}
-
-func clone(paths map[string]string) map[string]string {
-	copied := make(map[string]string, len(paths))
-	for k, v := range paths {
-		copied[k] = v
-	}
-	return copied
 }

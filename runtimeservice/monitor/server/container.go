@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,7 +167,7 @@ func (c *container) describe() (protocol.Started, []int) {
 func (c *container) outputs() []*stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]*stream(nil), c.streams...)
+	return slices.Clone(c.streams)
 }
 
 // duplicates are descriptors for a frame.

@@ -84,9 +84,7 @@ func (s *Server) announce(c *container) {
 
 // ack takes note that the client knows of an exit.
 func (s *Server) ack(id string) error {
-	s.mu.Lock()
-	c := s.containers[id]
-	s.mu.Unlock()
+	c := s.get(id)
 	if c == nil {
 		return nil
 	}

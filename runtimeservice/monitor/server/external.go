@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/cgroups/manager"
-	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -108,19 +106,11 @@ func (x *external) prepare() (map[string]string, error) {
 	if err := os.MkdirAll(x.runtime.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of runtime: %w", err)
 	}
-	config, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
-		CgroupName:       x.c.id,
-		UseSystemdCgroup: x.runtime.SystemdCgroup,
-		Spec:             &specs.Spec{Linux: &specs.Linux{CgroupsPath: x.spec.Linux.CgroupsPath}},
-	}, nil)
+	m, err := cgroupManager(x.c.id, x.spec.Linux.CgroupsPath, x.runtime.SystemdCgroup)
 	if err != nil {
-		return nil, fmt.Errorf("convert cgroup path: %w", err)
+		return nil, err
 	}
-	m, err := manager.New(config)
-	if err != nil {
-		return nil, fmt.Errorf("find cgroups: %w", err)
-	}
-	return clone(m.GetPaths()), nil
+	return maps.Clone(m.GetPaths()), nil
 }
 
 func (x *external) create(s *stdio) (pid int, process waiter, err error) {

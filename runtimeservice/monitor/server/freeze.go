@@ -243,9 +243,7 @@ func (s *Server) thaw(req *protocol.Frozen) error {
 
 // holdOf is the hold that keeps a container frozen; nil if there is none.
 func (s *Server) holdOf(id string) *hold {
-	s.mu.Lock()
-	c := s.containers[id]
-	s.mu.Unlock()
+	c := s.get(id)
 	if c == nil {
 		return nil
 	}

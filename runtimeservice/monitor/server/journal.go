@@ -224,9 +224,7 @@ func (s *Server) recoverLogs() {
 	}
 	for _, slot := range s.scratches.journal.unfinished {
 		id, kind := slot.owner()
-		s.mu.Lock()
-		c := s.containers[id]
-		s.mu.Unlock()
+		c := s.get(id)
 		switch {
 		case c == nil:
 		case slot.phase() == writing:

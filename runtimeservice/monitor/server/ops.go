@@ -3,8 +3,10 @@ package server
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,9 +22,7 @@ import (
 
 // find returns a container that runs.
 func (s *Server) find(id string) (*container, error) {
-	s.mu.Lock()
-	c := s.containers[id]
-	s.mu.Unlock()
+	c := s.get(id)
 	if c == nil {
 		return nil, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
 	}
@@ -161,13 +161,10 @@ func applyResources(to *cgroups.Resources, r *specs.LinuxResources) {
 	if b := r.BlockIO; b != nil {
 		set(&to.BlkioWeight, b.Weight)
 	}
-	for k, v := range r.Unified {
-		unified := map[string]string{k: v}
-		for old, value := range to.Unified {
-			if old != k {
-				unified[old] = value
-			}
-		}
+	if len(r.Unified) > 0 {
+		unified := map[string]string{}
+		maps.Copy(unified, to.Unified)
+		maps.Copy(unified, r.Unified)
 		to.Unified = unified
 	}
 }
@@ -199,7 +196,7 @@ func applyCPU(to *cgroups.Resources, c *specs.LinuxCPU) {
 }
 
 func applyHugepage(to *cgroups.Resources, h specs.LinuxHugepageLimit) {
-	limits := append([]*cgroups.HugepageLimit(nil), to.HugetlbLimit...)
+	limits := slices.Clone(to.HugetlbLimit)
 	for i, old := range limits {
 		if old.Pagesize == h.Pagesize {
 			limits[i] = &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit}
@@ -222,9 +219,7 @@ func (s *Server) remove(id string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	c := s.containers[id]
-	s.mu.Unlock()
+	c := s.get(id)
 	if c == nil {
 		return s.clearLeftovers(id)
 	}
@@ -287,13 +282,13 @@ func (c *container) destroy() error {
 	if c.phase == running {
 		_ = pidfd.Signal(c.pidfd, syscall.SIGKILL)
 	}
-	fd, paths := c.pidfd, c.rec.Cgroups
+	fd, pid, paths := c.pidfd, c.rec.Pid, c.rec.Cgroups
 	c.mu.Unlock()
 	if err := emptyCgroup(paths); err != nil {
 		return err
 	}
 	if fd >= 0 && !pidfd.Wait(fd, int(killWait.Milliseconds())) {
-		return fmt.Errorf("process %d does not end", c.rec.Pid)
+		return fmt.Errorf("process %d does not end", pid)
 	}
 	// The exit is reaped here if the poller has not got to it yet.
 	c.reap()

@@ -223,9 +223,7 @@ func (s *Server) containersInfo() protocol.List {
 }
 
 func (p *peer) fetch(n *protocol.Named) (answer, error) {
-	p.s.mu.Lock()
-	c := p.s.containers[n.ID]
-	p.s.mu.Unlock()
+	c := p.s.get(n.ID)
 	if c == nil {
 		return answer{}, fmt.Errorf("container %q: %w", n.ID, errdefs.ErrNotFound)
 	}

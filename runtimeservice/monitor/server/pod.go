@@ -2,11 +2,9 @@ package server
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/manager"
-	"github.com/opencontainers/runc/libcontainer/specconv"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-cri/berth/runtimeservice/monitor/pidfd"
 	"github.com/berth-cri/berth/runtimeservice/monitor/podinit"
@@ -15,18 +13,7 @@ import (
 
 // startPodInit starts the init process of a pod, or joins such a start.
 func (s *Server) startPodInit(req *protocol.StartPodInit) (*container, error) {
-	c, first, err := s.claim(req.ID)
-	if err != nil {
-		return nil, err
-	}
-	if !first {
-		<-c.started
-		return c, c.startErr
-	}
-	ticket := s.orphans.begin()
-	err = c.startPodInit(req)
-	s.finishStart(c, err)
-	s.orphans.finish(ticket)
+	c, _, err := s.startOnce(req.ID, func(c *container) error { return c.startPodInit(req) })
 	return c, err
 }
 
@@ -48,7 +35,7 @@ func (c *container) startPodInit(req *protocol.StartPodInit) (err error) {
 	}
 	if group != nil {
 		c.mu.Lock()
-		c.rec.Cgroups = clone(group.GetPaths())
+		c.rec.Cgroups = maps.Clone(group.GetPaths())
 		c.mu.Unlock()
 		undo.add(func() {
 			_ = emptyCgroup(c.rec.Cgroups)
@@ -90,17 +77,7 @@ func podCgroup(req *protocol.StartPodInit) (cgroups.Manager, error) {
 	if err := checkCgroup(req.CgroupsPath, req.SystemdCgroup); err != nil {
 		return nil, err
 	}
-	config, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
-		CgroupName:       req.ID,
-		UseSystemdCgroup: req.SystemdCgroup,
-		Spec:             &specs.Spec{Linux: &specs.Linux{CgroupsPath: req.CgroupsPath}},
-	}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("convert cgroup path: %w", err)
-	}
-	// It opens no device, so a rule for each of them would be a waste.
-	config.Resources.SkipDevices = true
-	return manager.New(config)
+	return cgroupManager(req.ID, req.CgroupsPath, req.SystemdCgroup)
 }
 
 func placeIn(group cgroups.Manager, c *container) func(int) error {
@@ -114,7 +91,7 @@ func placeIn(group cgroups.Manager, c *container) func(int) error {
 		// systemd's manager knows its paths only now.
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.rec.Cgroups = clone(group.GetPaths())
+		c.rec.Cgroups = maps.Clone(group.GetPaths())
 		return nil
 	}
 }

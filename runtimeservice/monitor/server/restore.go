@@ -95,9 +95,7 @@ func (s *Server) dropUnstarted(c *container) {
 // adopt gives a container the descriptors back that the last monitor had and
 // the client has kept.
 func (s *Server) adopt(a *protocol.Adopt, frame *protocol.Frame) error {
-	s.mu.Lock()
-	c := s.containers[a.ID]
-	s.mu.Unlock()
+	c := s.get(a.ID)
 	if c == nil {
 		return fmt.Errorf("adopt container %q: %w", a.ID, errdefs.ErrNotFound)
 	}

@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,15 +163,18 @@ func (s *Server) Run() error {
 	}
 }
 
+// get returns the container of an ID, whatever has become of it; nil if there is none.
+func (s *Server) get(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id]
+}
+
 // list returns all containers that are not deleted.
 func (s *Server) list() []*container {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]*container, 0, len(s.containers))
-	for _, c := range s.containers {
-		all = append(all, c)
-	}
-	return all
+	return slices.Collect(maps.Values(s.containers))
 }
 
 // knows reports whether a process is a container's or was exec'ed in one, and

@@ -30,22 +30,29 @@ func (s *Server) start(req *protocol.Start, clients []*attachment) (c *container
 			}
 		}
 	}()
-	c, first, err := s.claim(req.ID)
+	c, joined, err := s.startOnce(req.ID, func(c *container) error { return c.start(req, clients) })
+	if err == nil && joined {
+		c.serveClients(clients)
+	}
+	return c, err
+}
+
+// startOnce has start start the container of an ID, or joins a start of it that is under way
+// or done.
+func (s *Server) startOnce(id string, start func(*container) error) (c *container, joined bool, err error) {
+	c, first, err := s.claim(id)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if !first {
 		<-c.started
-		if c.startErr == nil {
-			c.serveClients(clients)
-		}
-		return c, c.startErr
+		return c, true, c.startErr
 	}
 	ticket := s.orphans.begin()
-	err = c.start(req, clients)
+	err = start(c)
 	s.finishStart(c, err)
 	s.orphans.finish(ticket)
-	return c, err
+	return c, false, err
 }
 
 // claim returns the container of an ID, made new and starting if there is none.

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -124,10 +126,7 @@ func (s *Server) quiesce() error {
 	// of those below then.
 	<-s.parked
 	s.mu.Lock()
-	var peers []*peer
-	for p := range s.conns {
-		peers = append(peers, p)
-	}
+	peers := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	finished := make(chan struct{})
 	go func() {
@@ -220,10 +219,7 @@ func (s *Server) handOver() handover {
 			entry.Attached = append(entry.Attached, a.handOver())
 		}
 		c.mu.Lock()
-		execs := make([]*execProcess, 0, len(c.execs))
-		for _, e := range c.execs {
-			execs = append(execs, e)
-		}
+		execs := slices.Collect(maps.Values(c.execs))
 		entry.Pidfd, entry.Stdin = c.pidfd, c.stdin
 		c.mu.Unlock()
 		for _, st := range c.outputs() {
