@@ -7,6 +7,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	// Its C code joins and makes the namespaces before Go runs.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/smallpages"
 )
 
 // init is where every start and every exec of a container comes by, in a process
@@ -15,6 +17,7 @@ import (
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		debug.SetGCPercent(-1)
+		smallpages.End()
 		libcontainer.Init()
 	}
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -126,7 +127,10 @@ func TestSmallMemoryLimit(t *testing.T) {
 	p := runPod(t, hostNetwork)
 	limit := func(r *runtimeapi.LinuxContainerResources) { r.MemoryLimitInBytes = 4 << 20 }
 	if os.Getenv(testnode.HandlerEnv) == "" {
-		same(t, "output", p.run(resources(limit)).sh("echo alive"), "alive")
+		c := p.run(resources(limit))
+		same(t, "output", c.sh("echo alive"), "alive")
+		// Its init did without huge pages, for which there is no room; the command may have them.
+		same(t, "huge pages of the command", hugePages(t, c.hostPid()), hugePages(t, "self"))
 		return
 	}
 	// Other runtimes have a process of their own in there, and take more.
@@ -135,6 +139,20 @@ func TestSmallMemoryLimit(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "memory limit is too low") {
 		t.Errorf("a start within 4 MiB: %v", err)
 	}
+}
+
+// hugePages is what the kernel says of the transparent huge pages of a process.
+func hugePages(t testing.TB, pid string) string {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^THP_enabled:.*$`).Find(status)
+	if line == nil {
+		t.Fatalf("no THP_enabled in the status of process %s:\n%s", pid, status)
+	}
+	return string(line)
 }
 
 // The container's processes are below the pod's cgroup parent, in every
