@@ -18,6 +18,8 @@ declare -A needs=(
   [mount]="command -v mount"
   [ca-certificates]="test -s /etc/ssl/certs/ca-certificates.crt"
   [git]="command -v git"
+  [e2fsprogs]="command -v mke2fs"
+  [xfsprogs]="command -v mkfs.xfs"
 )
 if [ "${1:-}" = vm ]; then
   needs+=(
@@ -25,7 +27,6 @@ if [ "${1:-}" = vm ]; then
     [debootstrap]="command -v debootstrap"
     [debian-archive-keyring]="test -e /usr/share/keyrings/debian-archive-keyring.gpg"
     [gpgv]="command -v gpgv"
-    [e2fsprogs]="command -v mke2fs"
     [secilc]="command -v secilc"
     [util-linux]="command -v mkswap"
   )

@@ -15,15 +15,21 @@ import (
 // OnDisk mounts an ext4 file system, which files leave the page cache of.
 func OnDisk(t testing.TB) string {
 	t.Helper()
+	return Mounted(t, "mkfs.ext4", "-q")
+}
+
+// Mounted mounts the file system that a command makes.
+func Mounted(t testing.TB, mkfs ...string) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test needs root")
 	}
 	base := t.TempDir()
 	image, dir := filepath.Join(base, "disk"), filepath.Join(base, "mnt")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 256<<20), os.Mkdir(dir, 0o755)); err != nil {
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 320<<20), os.Mkdir(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
+	for _, args := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%q: %v: %s", args, err, out)
 		}

@@ -37,10 +37,7 @@ func TestCheckLeavesPageCacheAsItIs(t *testing.T) {
 		return path
 	}
 	used, cold, part := write("used", size), write("cold", size), write("part", size)
-	d, _, err := Write(context.Background(), file, root, nil, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, _ := flushed(t, file, root, nil)
 	// A pod reads one file, and some of the middle of another.
 	if _, err := os.ReadFile(used); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-cri/berth/imageservice/tree"
 )
 
 // magic begins the file and names its format.
@@ -22,27 +24,27 @@ const maxString = 1 << 20
 var ErrDamaged = errors.New("the inventory is damaged")
 
 // Write writes the inventory of the tree at root to the file at path, and returns the
-// file's digest with what the tree takes. untimed and drop are as for Walk. It syncs nothing;
-// on an error the file stays for the caller to remove.
-func Write(ctx context.Context, path, root string, untimed []string, drop bool) (digest.Digest, Usage, error) {
+// file's digest with what the tree takes. untimed and flush are as for Walk. The file itself
+// is not synced; on an error the file stays for the caller to remove.
+func Write(ctx context.Context, path, root string, untimed []string, flush *tree.Flusher) (digest.Digest, Usage, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return "", Usage{}, err
 	}
-	d, usage, err := write(ctx, f, root, untimed, drop)
+	d, usage, err := write(ctx, f, root, untimed, flush)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return "", Usage{}, fmt.Errorf("write the inventory of %s: %w", root, err)
 	}
 	return d, usage, nil
 }
 
-func write(ctx context.Context, f io.Writer, root string, untimed []string, drop bool) (digest.Digest, Usage, error) {
+func write(ctx context.Context, f io.Writer, root string, untimed []string, flush *tree.Flusher) (digest.Digest, Usage, error) {
 	digester := digest.SHA256.Digester()
 	enc := encoder{w: bufio.NewWriterSize(io.MultiWriter(f, digester.Hash()), 64<<10)}
 	if _, err := enc.w.WriteString(magic); err != nil {
 		return "", Usage{}, err
 	}
-	usage, err := Walk(ctx, root, untimed, drop, func(e Entry) error {
+	usage, err := Walk(ctx, root, untimed, flush, func(e Entry) error {
 		enc.entry(&e)
 		return enc.err
 	})

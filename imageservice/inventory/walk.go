@@ -11,6 +11,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/imageservice/tree"
 )
 
 const (
@@ -30,16 +32,19 @@ type Usage struct {
 
 // Walk calls visit with the entries of the tree at root, in their order. untimed are
 // the directories whose modification times mean nothing. Nothing else may write to
-// the tree meanwhile. With drop, files leave the page cache again. The first error, also
-// one of visit, ends it.
-func Walk(ctx context.Context, root string, untimed []string, drop bool, visit func(Entry) error) (Usage, error) {
+// the tree meanwhile. flush, if there is one, brings the tree to the disk. The first error,
+// also one of visit, ends it.
+func Walk(ctx context.Context, root string, untimed []string, flush *tree.Flusher, visit func(Entry) error) (Usage, error) {
 	w := newWalker(ctx, untimed, visit)
-	w.drop = drop
+	w.flush = flush
 	return w.walk(root)
 }
 
 func newWalker(ctx context.Context, untimed []string, visit func(Entry) error) *walker {
-	w := &walker{ctx: ctx, visit: visit, untimed: map[string]bool{}, linked: map[uint64]string{}, block: make([]byte, blockSize)}
+	w := &walker{
+		ctx: ctx, visit: visit, untimed: map[string]bool{}, linked: map[uint64]string{},
+		hash: xxhash.New(), block: make([]byte, blockSize),
+	}
 	for _, name := range untimed {
 		w.untimed[name] = true
 	}
@@ -61,8 +66,9 @@ type walker struct {
 	untimed map[string]bool
 	linked  map[uint64]string // first names of files with several
 	usage   Usage
-	drop    bool
-	restore bool // the page cache: what was there before stays, and nothing else
+	flush   *tree.Flusher // or nil
+	restore bool          // the page cache: what was there before stays, and nothing else
+	hash    *xxhash.Digest
 	block   []byte
 	xattrs  []byte // made when it is needed
 }
@@ -100,6 +106,12 @@ func (w *walker) directory(dir *os.File, name string, depth int) error {
 		if err := w.entry(dir, base, path.Join(name, base), depth); err != nil {
 			return err
 		}
+	}
+	if w.flush == nil {
+		return nil
+	}
+	if err := w.flush.Directory(int(dir.Fd())); err != nil {
+		return &os.PathError{Op: "sync", Path: name, Err: err}
 	}
 	return nil
 }
@@ -166,41 +178,54 @@ func (w *walker) file(at int, base, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	defer unix.Close(fd)
+	if err := w.read(fd, &e); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	if w.flush == nil {
+		unix.Close(fd)
+	} else if err := w.flush.File(fd); err != nil {
+		return err
+	}
+	return w.visit(e)
+}
+
+// read fills in what only a file that is open tells.
+func (w *walker) read(fd int, e *Entry) (err error) {
 	if e.Xattrs, err = w.attributes(fd); err != nil {
-		return &os.PathError{Op: "read the attributes of", Path: name, Err: err}
+		return &os.PathError{Op: "read the attributes of", Path: e.Path, Err: err}
 	}
 	var before cached
 	if w.restore {
-		before = lookAtCache(fd, st.Size)
-		defer before.restore(fd, 0, st.Size)
+		before = lookAtCache(fd, e.Size)
+		defer before.restore(fd, 0, e.Size)
 	}
-	if e.Sum, err = w.sum(fd, st.Size, before); err != nil {
-		return &os.PathError{Op: "read", Path: name, Err: err}
+	if e.Sum, err = w.sum(fd, e.Size, before); err != nil {
+		return &os.PathError{Op: "read", Path: e.Path, Err: err}
 	}
-	if w.drop {
-		_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) // a hint
-	}
-	return w.visit(e)
+	return nil
 }
 
 // sum leaves blocks of zeros out, so that holes cost nothing and do not count: where
 // they are is the file system's choice. Of a large file, the page cache has before again
 // as it goes.
 func (w *walker) sum(fd int, size int64, before cached) (uint64, error) {
-	h := xxhash.New()
+	h := w.hash
+	h.Reset()
 	for offset := int64(0); offset < size; {
-		data, err := unix.Seek(fd, offset, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			break // a hole to the end
-		}
-		if err == nil {
-			offset = data / blockSize * blockSize
+		if size > blockSize {
+			data, err := unix.Seek(fd, offset, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				break // a hole to the end
+			}
+			if err == nil {
+				offset = data / blockSize * blockSize
+			}
 		}
 		if err := w.ctx.Err(); err != nil {
 			return 0, context.Cause(w.ctx)
 		}
-		n, err := readAt(fd, w.block, offset)
+		n, err := readAt(fd, w.block[:min(blockSize, size-offset)], offset)
 		if err != nil {
 			return 0, err
 		}

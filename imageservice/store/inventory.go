@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-cri/berth/imageservice/inventory"
+	"github.com/berth-cri/berth/imageservice/tree"
 )
 
 // inventoryFile lists what a layer's tree holds.
@@ -19,15 +20,20 @@ const inventoryFile = "inventory"
 // inventory, or a damaged one.
 var ErrUnverifiable = fmt.Errorf("there is nothing to compare it with: %w", errdefs.ErrFailedPrecondition)
 
-// takeInventory writes down what the layer holds, and what it takes of the disk now
-// that the file system has found places for it.
-func (s *Store) takeInventory(ctx context.Context, l Layer) error {
-	if l.Inventory != "" {
-		return nil
-	}
+// flushTree brings what the layer holds to the disk, and writes it down while it reads it,
+// with what it takes of the disk now.
+func (s *Store) flushTree(ctx context.Context, l Layer) error {
 	dir := s.path(layersDir, l.DiffID.Encoded())
-	d, usage, err := inventory.Write(ctx, dir+"/"+inventoryFile, dir+"/"+diffDir, l.Implied, l.Bytes > MaxCached())
+	flush, err := tree.NewFlusher(dir+"/"+diffDir, l.Bytes > MaxCached())
 	if err != nil {
+		return err
+	}
+	if l.Inventory != "" { // this was begun before, and broken off
+		_, err = inventory.Walk(ctx, dir+"/"+diffDir, l.Implied, flush, func(inventory.Entry) error { return nil })
+		return errors.Join(err, flush.Close())
+	}
+	d, usage, err := inventory.Write(ctx, dir+"/"+inventoryFile, dir+"/"+diffDir, l.Implied, flush)
+	if err := errors.Join(err, flush.Close()); err != nil {
 		return err
 	}
 	l.Inventory, l.Bytes, l.Inodes = d, usage.Bytes, usage.Inodes
@@ -45,7 +51,7 @@ func (s *Store) takeInventory(ctx context.Context, l Layer) error {
 // Inventory is the digest of the inventory of a layer that was unpacked and not
 // committed yet.
 func (in *Ingest) Inventory(ctx context.Context, rec Layer) (digest.Digest, error) {
-	d, _, err := inventory.Write(ctx, in.dir+"/"+inventoryFile, in.dir+"/"+diffDir, rec.Implied, false)
+	d, _, err := inventory.Write(ctx, in.dir+"/"+inventoryFile, in.dir+"/"+diffDir, rec.Implied, nil)
 	return d, err
 }
 

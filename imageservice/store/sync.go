@@ -30,7 +30,8 @@ func MaxCached() uint64 {
 // On the way each layer gets its inventory, while its files are in the page cache.
 //
 // The order makes the mark true: the layer's tree, inventory and record, then the directory
-// that has its name, then the mark, then the mark's name. An image's record comes
+// that has its name, then the mark, then the mark's name. The mark is also the file that a
+// tree.Flusher wants to be made and synced after it. An image's record comes
 // last: one whose layers were lost is forgotten at the next start.
 //
 // A failure is no harm until the machine goes down. A layer that failed is not
@@ -83,10 +84,10 @@ func (s *Store) syncLayer(ctx context.Context, id digest.Digest) error {
 		return nil // lost meanwhile
 	}
 	dir := s.path(layersDir, l.DiffID.Encoded())
-	if err := s.takeInventory(ctx, l); err != nil {
+	if err := s.flushTree(ctx, l); err != nil {
 		return err
 	}
-	if err := tree.Sync(ctx, dir, l.Bytes > MaxCached()); err != nil {
+	if err := tree.Sync(dir); err != nil {
 		return err
 	}
 	if err := errors.Join(failpoint.Hit("store/sync/tree"), tree.SyncDir(s.path(layersDir))); err != nil {
@@ -162,7 +163,7 @@ func (s *Store) syncImages(ctx context.Context) error {
 			s.mu.Unlock()
 		}
 		if err == nil {
-			err = tree.Sync(ctx, s.imagePath(id), false)
+			err = tree.Sync(s.imagePath(id))
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // removed meanwhile
 			failed = append(failed, err)
