@@ -71,7 +71,7 @@ func (b *builtin) prepare() (map[string]string, error) {
 
 func (b *builtin) create(s *stdio) (int, waiter, error) {
 	if b.restore != nil {
-		return b.revive(s)
+		return b.restoreByCRIU(s)
 	}
 	s.give(b.process)
 	if err := b.lib.Start(b.process); err != nil {
@@ -84,7 +84,7 @@ func (b *builtin) create(s *stdio) (int, waiter, error) {
 func (b *builtin) release(pidfd int) error {
 	var err error
 	if b.restore != nil {
-		err = b.c.wake(b.pid, b.spec)
+		err = b.c.releaseRestored(b.pid, b.spec)
 	} else {
 		err = releaseInit(filepath.Join(b.c.server.stateDir(), b.c.id), pidfd)
 	}

@@ -115,7 +115,7 @@ func (x *external) prepare() (map[string]string, error) {
 
 func (x *external) create(s *stdio) (pid int, process waiter, err error) {
 	if x.restore != nil {
-		return x.revive(s)
+		return x.restoreByCRIU(s)
 	}
 	err = x.withStreams(s, func(streams ociruntime.Streams) error {
 		pid, err = x.runtime.Create(x.c.ctx, x.c.id, x.spec, streams)
@@ -126,7 +126,7 @@ func (x *external) create(s *stdio) (pid int, process waiter, err error) {
 
 func (x *external) release(int) error {
 	if x.restore != nil {
-		return x.c.wake(x.pid, x.spec)
+		return x.c.releaseRestored(x.pid, x.spec)
 	}
 	return x.sayMemory(x.runtime.Start(x.c.ctx, x.c.id, x.spec.Process))
 }

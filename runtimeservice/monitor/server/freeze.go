@@ -196,7 +196,7 @@ func (h *hold) end() {
 	h.work.Lock()
 	defer h.work.Unlock()
 	for _, c := range h.all {
-		err := c.goOn()
+		err := c.thaw()
 		if err != nil {
 			c.server.log.Error("let container go on", "container", c.id, "error", err)
 		}
@@ -205,17 +205,17 @@ func (h *hold) end() {
 	close(h.ended)
 }
 
-// goOnTime bounds how long a cgroup is told to go on before that is given up: the file is
+// thawTime bounds how long a cgroup is told to go on before that is given up: the file is
 // there and cannot be written.
-const goOnTime = 5 * time.Second
+const thawTime = 5 * time.Second
 
-// goOn thaws the container's cgroup.
-func (c *container) goOn() error {
+// thaw thaws the container's cgroup.
+func (c *container) thaw() error {
 	f, err := freezerOf(c.cgroups())
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(goOnTime); ; time.Sleep(freezeInterval) {
+	for deadline := time.Now().Add(thawTime); ; time.Sleep(freezeInterval) {
 		if err = f.write(f.thaw); err == nil || time.Now().After(deadline) {
 			return err
 		}
@@ -257,7 +257,7 @@ func (s *Server) holdOf(id string) *hold {
 // and leaves the container frozen, as it found it.
 func (c *container) thawLeft() {
 	untrace(c.cgroups())
-	err := c.goOn()
+	err := c.thaw()
 	c.mu.Lock()
 	c.rec.Frozen = err != nil
 	err = errors.Join(err, c.save())

@@ -72,7 +72,7 @@ func (s *Server) resume(r *Resume) {
 	for _, rec := range all {
 		entry, ok := entries[rec.ID]
 		if !ok {
-			s.restoreOne(rec)
+			s.recoverContainer(rec)
 			continue
 		}
 		delete(entries, rec.ID)

@@ -135,7 +135,7 @@ func (s *Server) Run() error {
 	if s.from != nil {
 		s.resume(s.from)
 	} else {
-		s.restore()
+		s.recoverContainers()
 	}
 	s.recoverLogs()
 	for {

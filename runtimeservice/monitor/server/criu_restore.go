@@ -54,8 +54,8 @@ func (s *Server) criuAnnotations(req *protocol.Start) map[string]string {
 	return all
 }
 
-// revive has CRIU make the processes of a container by calling restore.
-func (c *container) revive(r *protocol.Restore, spec *specs.Spec, restore func(ctx context.Context) error) error {
+// restoreByCRIU has CRIU make the processes of a container by calling restore.
+func (c *container) restoreByCRIU(r *protocol.Restore, spec *specs.Spec, restore func(ctx context.Context) error) error {
 	if !filepath.IsAbs(r.Images) || !filepath.IsAbs(r.Work) {
 		return fmt.Errorf("restore from %q with log in %q: the paths have to be absolute: %w", r.Images, r.Work, errdefs.ErrInvalidArgument)
 	}
@@ -95,9 +95,9 @@ func lsmOptions(spec *specs.Spec) (profile, mounts string) {
 	return profile, spec.Linux.MountLabel
 }
 
-func (b *builtin) revive(s *stdio) (int, waiter, error) {
+func (b *builtin) restoreByCRIU(s *stdio) (int, waiter, error) {
 	s.give(b.process)
-	err := b.c.revive(b.restore, b.spec, func(context.Context) error {
+	err := b.c.restoreByCRIU(b.restore, b.spec, func(context.Context) error {
 		options := criuOptions(b.restore.CRIUOptions, b.restore.Images, b.restore.Work)
 		options.LsmProfile, options.LsmMountContext = lsmOptions(b.spec)
 		return b.lib.Restore(b.process, options)
@@ -109,8 +109,8 @@ func (b *builtin) revive(s *stdio) (int, waiter, error) {
 	return b.pid, b.process, err
 }
 
-func (x *external) revive(s *stdio) (pid int, process waiter, err error) {
-	err = x.c.revive(x.restore, x.spec, func(ctx context.Context) error {
+func (x *external) restoreByCRIU(s *stdio) (pid int, process waiter, err error) {
+	err = x.c.restoreByCRIU(x.restore, x.spec, func(ctx context.Context) error {
 		return x.withStreams(s, func(streams ociruntime.Streams) error {
 			options := ociruntimeOptions(x.restore.CRIUOptions)
 			options.LSMProfile, options.LSMMountContext = lsmOptions(x.spec)
@@ -129,8 +129,8 @@ func ociruntimeOptions(o protocol.CRIUOptions) ociruntime.CRIUOptions {
 	}
 }
 
-// wake has the restored processes go on if they are what spec allows.
-func (c *container) wake(pid int, spec *specs.Spec) error {
+// releaseRestored has the restored processes go on if they are what spec allows.
+func (c *container) releaseRestored(pid int, spec *specs.Spec) error {
 	paths := c.cgroups()
 	pids, err := processesOf(paths)
 	if err != nil {

@@ -13,18 +13,18 @@ import (
 	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 )
 
-// restore takes up what the records of a killed monitor tell of.
-func (s *Server) restore() {
+// recoverContainers takes up what the records of a killed monitor tell of.
+func (s *Server) recoverContainers() {
 	all, errs := s.records.load()
 	for _, err := range errs {
-		s.log.Error("restore", "error", err)
+		s.log.Error("recover containers", "error", err)
 	}
 	for _, rec := range all {
-		s.restoreOne(rec)
+		s.recoverContainer(rec)
 	}
 }
 
-func (s *Server) restoreOne(rec *record) {
+func (s *Server) recoverContainer(rec *record) {
 	c := s.newContainer(rec.ID)
 	c.rec = *rec
 	c.announced = true
@@ -54,7 +54,7 @@ func (s *Server) restoreOne(rec *record) {
 	}
 	c.pidfd = fd
 	if err := c.watch(); err != nil {
-		s.log.Error("restore container", "container", c.id, "error", err)
+		s.log.Error("recover container", "container", c.id, "error", err)
 	}
 }
 
