@@ -61,10 +61,14 @@ func TestStreamedLists(t *testing.T) {
 	if err != nil || len(podStats) != 1 || podStats[0].Attributes.Id != p.id {
 		t.Errorf("pod stats: %v, %v", podStats, err)
 	}
-	metrics, err := streamed.ListPodSandboxMetrics(ctx)
-	if err != nil || !slices.ContainsFunc(metrics, func(m *runtimeapi.PodSandboxMetrics) bool { return m.PodSandboxId == p.id }) {
-		t.Errorf("metrics: %v, %v", metrics, err)
-	}
+	// They are collected once a second, so they may be of before the pod.
+	eventually(t, "the pod has metrics", func() bool {
+		metrics, err := streamed.ListPodSandboxMetrics(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(metrics, func(m *runtimeapi.PodSandboxMetrics) bool { return m.PodSandboxId == p.id })
+	})
 	all, err := shared.images.ListImages(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
