@@ -782,7 +782,7 @@ func mustStatus(t *testing.T, s *Service, id string) *runtimeapi.ContainerStatus
 // measurement, the limit only ends a test that hangs.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if holds() {
 			return
 		}

@@ -42,7 +42,7 @@ func startWithPlugins(t *testing.T, n *node) (*Service, string) {
 func connectPlugin(t *testing.T, socket string, p *nritest.Plugin) {
 	t.Helper()
 	p.Name = "test"
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := p.Connect(ctx, socket); err != nil {
 		t.Fatal(err)

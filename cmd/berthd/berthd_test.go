@@ -142,11 +142,14 @@ func write(t *testing.T, file, text string) string {
 	return file
 }
 
+// patience is how long anything may take, on the slowest machine.
+const patience = 2 * time.Minute
+
 // waitFor waits for a line of the log that matches.
 func (d *daemon) waitFor(pattern string) string {
 	d.t.Helper()
 	re := regexp.MustCompile("(?m)^.*" + pattern + ".*$")
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if line := re.FindString(d.logged()); line != "" {
 			return line
 		}
@@ -176,7 +179,7 @@ func (d *daemon) wait() int {
 	select {
 	case <-d.done:
 		return d.cmd.ProcessState.ExitCode()
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		d.t.Fatalf("berthd does not end:\n%s", d.logged())
 		return 0
 	}
@@ -194,7 +197,7 @@ func (d *daemon) client(address string) healthpb.HealthClient {
 
 func (d *daemon) mustAnswer(address string) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if _, err := d.client(address).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
 		d.t.Errorf("%s does not answer: %v", address, err)
@@ -536,7 +539,7 @@ func newManager(t *testing.T) *manager {
 // expect takes the next message but for signs of life, which come at any time.
 func (m *manager) expect(want string) {
 	m.t.Helper()
-	m.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	m.conn.SetReadDeadline(time.Now().Add(patience))
 	for {
 		buf := make([]byte, 4096)
 		n, err := m.conn.Read(buf)

@@ -67,16 +67,16 @@ func TestHealthChecks(t *testing.T) {
 		}
 		return found
 	}
-	if found := results(100 * time.Millisecond); !errors.Is(found["monitor"], broken) || found["cri"] == nil {
+	if found := results(2 * time.Second); !errors.Is(found["monitor"], broken) || found["cri"] == nil {
 		t.Errorf("monitor gone and calls stuck: %v", found)
 	}
 	monitorErr = nil
 	close(service.stuck)
-	if found := results(10 * time.Second); len(found) != 3 || found["monitor"] != nil || found["cri"] != nil {
+	if found := results(patience); len(found) != 3 || found["monitor"] != nil || found["cri"] != nil {
 		t.Errorf("all well: %v", found)
 	}
 	server.Stop()
-	if found := results(10 * time.Second); found["cri"] == nil {
+	if found := results(patience); found["cri"] == nil {
 		t.Error("healthy without a server")
 	}
 }

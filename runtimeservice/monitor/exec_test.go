@@ -241,7 +241,7 @@ func TestAttachSlow(t *testing.T) {
 	io.WriteString(in, "go\n")
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("not cut off")
 	}
 	eventually(t, func() error {

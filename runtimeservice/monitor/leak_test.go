@@ -55,13 +55,12 @@ func (e *env) checkFlat(rounds int, f func()) {
 	}
 	// Reaping and closing go on for a moment.
 	var after usage
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		after = e.usage()
 		if after.monitorFDs <= before.monitorFDs+pooled && after.clientFDs <= before.clientFDs &&
 			after.goroutines <= before.goroutines && after.children <= before.children {
 			break
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	e.t.Logf("before %+v, after %d rounds %+v", before, rounds, after)
 	if after.monitorFDs > before.monitorFDs+pooled || after.clientFDs > before.clientFDs ||

@@ -63,9 +63,12 @@ func TestLeftovers(t *testing.T) {
 	if x := e.waitExit(r.ID); x.Code != 4 {
 		t.Errorf("%s", dump(x))
 	}
-	if n := len(e.children()); n != 1 {
-		t.Errorf("%d children", n)
-	}
+	eventually(t, func() error {
+		if all := e.children(); len(all) != 1 {
+			return fmt.Errorf("children %q", all)
+		}
+		return nil
+	})
 	if err := e.client.Delete(e.ctx(), r.ID); err != nil {
 		t.Fatal(err)
 	}

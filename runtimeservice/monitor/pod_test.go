@@ -47,8 +47,10 @@ func TestPodInit(t *testing.T) {
 	if got := cgroupFile(t, id, "pids", "pids.current", "pids.current"); got != "1" {
 		t.Errorf("processes in its cgroup: %s", got)
 	}
-	// A container of the pod: its orphans are reaped, and it cannot end init.
-	r := e.start("(sleep 0.1 &); kill -TERM 1; kill -KILL 1; sleep 0.3; ps; exit 3", func(r *StartRequest) {
+	// A container of the pod: its orphans are reaped, for which it waits, and it cannot end
+	// init.
+	r := e.start(`(sleep 0.1 &); kill -TERM 1; kill -KILL 1
+		while case "$(ps -o stat,comm)" in *Z*|*sleep*) ;; *) false;; esac; do sleep 0.02; done; ps; exit 3`, func(r *StartRequest) {
 		for i, ns := range r.Spec.Linux.Namespaces {
 			if ns.Type == specs.PIDNamespace {
 				r.Spec.Linux.Namespaces[i].Path = proc + "/ns/pid"
