@@ -339,7 +339,7 @@ func TestPodGoneBeforeItsDEL(t *testing.T) {
 	// The kernel takes an interface back some time after its namespace.
 	want := []string{"address", "address", "interface"}
 	var left []string
-	for range 500 {
+	for range 6000 {
 		if left = n.leftovers("pod-lost"); len(left) == len(want) {
 			break
 		}

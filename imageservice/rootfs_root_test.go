@@ -184,7 +184,7 @@ func TestRootfsLife(t *testing.T) {
 // waitFor gives something that happens in the background a bounded time.
 func waitFor(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 12_000 {
 		if happened() {
 			return
 		}

@@ -214,7 +214,7 @@ var badParts = map[string]func(h *blobHost, w http.ResponseWriter, from, to int6
 		w.WriteHeader(http.StatusPartialContent)
 		_, _ = w.Write(h.blob[from : from+10])
 		w.(http.Flusher).Flush()
-		time.Sleep(time.Second)
+		time.Sleep(4 * time.Second)
 	},
 	"refuses": func(_ *blobHost, w http.ResponseWriter, _, _ int64) { w.WriteHeader(http.StatusForbidden) },
 	"whole":   func(h *blobHost, w http.ResponseWriter, _, _ int64) { _, _ = w.Write(h.blob) },
@@ -231,7 +231,7 @@ func TestBadPartComesFromTheNextHost(t *testing.T) {
 			bad(mirror, w, from, to)
 			return true
 		}
-		r := openBlob(t, Options{StallTimeout: 300 * time.Millisecond}, mirror, registry)
+		r := openBlob(t, Options{StallTimeout: 2 * time.Second}, mirror, registry)
 		s := fetched(t, r, BlobSpec{Spool: newSpool(t)}, blob)
 		for _, e := range registry.parts() {
 			if e.From/partSize != 2 || e.To != 3*partSize {

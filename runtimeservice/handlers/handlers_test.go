@@ -197,7 +197,7 @@ func TestAProgramThatHangs(t *testing.T) {
 // kill ends the process whose ID a file has, or is about to have.
 func kill(t *testing.T, file string) {
 	t.Helper()
-	for range 500 {
+	for range 6000 {
 		data, _ := os.ReadFile(file)
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
