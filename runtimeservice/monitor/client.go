@@ -63,10 +63,28 @@ func (c *Client) Connect(ctx context.Context) error {
 	if first {
 		go c.dispatchExits()
 	}
-	if err := c.connect(ctx); err != nil {
+	if err := c.connectFirst(ctx); err != nil {
 		return err
 	}
 	return c.refresh(ctx)
+}
+
+// connectFirst is connect that tries again, for a few seconds at most, where the connection
+// ends at once: a monitor that was just killed still takes one.
+func (c *Client) connectFirst(ctx context.Context) error {
+	for pause := minPause; ; pause *= 2 {
+		err := c.connect(ctx)
+		ended := errors.Is(err, errLost) || errors.Is(err, errAgain)
+		if !ended || pause > maxPause {
+			return err
+		}
+		c.log.Warn("connect to monitor; it is tried again", "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Run keeps the client connected: when the connection ends it connects again,

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-cri/berth/runtimeservice/monitor/protocol"
 )
 
 // kernelTellsExits says whether PIDFD_INFO_EXIT exists, from Linux 6.15 on.
@@ -49,6 +51,29 @@ func (e *env) killMonitor() {
 		}
 		return err
 	})
+}
+
+// A monitor that is killed takes connections until the kernel has closed its socket.
+func TestConnectToAMonitorThatEnds(t *testing.T) {
+	e := newEnvWithoutMonitor(t)
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dying, err := protocol.Listen(e.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := dying.Accept()
+		if err == nil {
+			conn.Close()
+		}
+		dying.Close()
+	}()
+	e.connect()
+	if e.pid() == os.Getpid() {
+		t.Error("no monitor was started")
+	}
 }
 
 // The daemon is away while a container writes and exits.

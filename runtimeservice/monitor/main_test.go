@@ -95,9 +95,16 @@ type env struct {
 
 func newEnv(t testing.TB) *env {
 	t.Helper()
+	e := newEnvWithoutMonitor(t)
+	e.connect()
+	return e
+}
+
+// newEnvWithoutMonitor is for a test that calls connect itself.
+func newEnvWithoutMonitor(t testing.TB) *env {
+	t.Helper()
 	e := &env{t: t, dir: filepath.Join(t.TempDir(), "state"), exits: map[string][]Exit{}, told: make(chan struct{}, 1000)}
 	t.Cleanup(e.end)
-	e.connect()
 	return e
 }
 
