@@ -345,6 +345,7 @@ func (s *Service) inBackground(what string, fn func(context.Context) error) {
 		defer func() { op.End(err) }()
 		defer func() {
 			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v: %w", p, errdefs.ErrInternal)
 				s.log.Error(what, "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
