@@ -14,12 +14,12 @@ import (
 func TestWithTheKubeletsClient(t *testing.T) {
 	f := serve(t, nil)
 	ctx := t.Context()
-	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(10 * time.Second).WithUseStreaming(true).Build(ctx)
+	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(2 * time.Minute).WithUseStreaming(true).Build(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer runtime.Close(ctx)
-	images, err := criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(10 * time.Second).Build(ctx)
+	images, err := criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + f.socket).WithConnectionTimeout(2 * time.Minute).Build(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

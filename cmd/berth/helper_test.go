@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const waitLimit = 20 * time.Second
+const waitLimit = 2 * time.Minute
 
 // safeBuffer can be read while a command writes to it.
 type safeBuffer struct {
