@@ -195,6 +195,8 @@ type fakeMonitor struct {
 	// checkpoints are the calls about checkpoints, restored the containers that went on from
 	// one.
 	checkpoints, restored []string
+	// initLabel is that of the last init of a pod.
+	initLabel string
 }
 
 func (m *fakeMonitor) setOnExit(fn func(monitor.Exit)) {
@@ -250,6 +252,7 @@ func (m *fakeMonitor) StartPodInit(ctx context.Context, req monitor.PodInitReque
 	if err := m.at(ctx, "pod init", req.ID); err != nil {
 		return monitor.Started{}, err
 	}
+	m.initLabel = req.Label
 	return m.run(req.ID), nil
 }
 

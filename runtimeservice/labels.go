@@ -25,6 +25,15 @@ func (s *Service) labelSandbox(rec *record.Sandbox, config *runtimeapi.PodSandbo
 	return nil
 }
 
+// podInitLabel is the SELinux label of the pod's init. In a privileged pod it has none
+// of its own, as privileged containers have none.
+func podInitLabel(rec *record.Sandbox, config *runtimeapi.PodSandboxConfig) string {
+	if config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return ""
+	}
+	return rec.ProcessLabel
+}
+
 // labelContainer does the same for a container.
 func (s *Service) labelContainer(rec *record.Container, sb *sandbox, config *runtimeapi.ContainerConfig) error {
 	pod := sb.rec.Load()

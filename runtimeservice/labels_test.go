@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -95,6 +96,22 @@ func level(c *runtimeapi.ContainerConfig, level string) *runtimeapi.ContainerCon
 	c.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 		SelinuxOptions: &runtimeapi.SELinuxOption{Level: level}}}
 	return c
+}
+
+func TestPodInitLabel(t *testing.T) {
+	n, _ := labelledNode(t)
+	s, _ := n.start()
+	for name, want := range map[string]bool{"confined": true, "privileged": false} {
+		config := podConfig(name)
+		config.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD}
+		config.Linux.SecurityContext.Privileged = !want
+		if _, err := s.RunPodSandbox(t.Context(), config, ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.HasPrefix(n.monitor.initLabel, "process-"); got != want {
+			t.Errorf("the init of a %s pod has the label %q", name, n.monitor.initLabel)
+		}
+	}
 }
 
 func TestLabels(t *testing.T) {

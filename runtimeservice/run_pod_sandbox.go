@@ -324,6 +324,7 @@ func (s *Service) startPodInit(ctx context.Context, sb *sandbox, u *undo.Stack) 
 		UTS:           rec.Namespaces[string(namespaces.UTS)],
 		Net:           rec.Namespaces[string(namespaces.Network)],
 		User:          rec.Namespaces[string(namespaces.User)],
+		Label:         podInitLabel(rec, sb.config),
 		CgroupsPath:   cgroup,
 		SystemdCgroup: s.opts.SystemdCgroup,
 	})

@@ -110,6 +110,8 @@ func TestSELinux(t *testing.T) {
 	}
 	same(t, "another container of the pod", p.run().processLabel(), processContext+level)
 
+	same(t, "the init of the pod", c.sh("tr -d '\\0' < /proc/1/attr/current"), processContext+level)
+
 	own := p.run(selinuxOptions(&runtimeapi.SELinuxOption{User: "other_u", Type: "special_t", Level: "s0:c1,c2"}))
 	same(t, "what a container asks for", own.processLabel(), "other_u:system_r:special_t:s0:c1,c2")
 	same(t, "its files", own.fileLabel("/bin/sh"), "other_u:object_r:container_file_t:s0:c1,c2")

@@ -41,7 +41,7 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 // from outside the pod.
 func (c *Client) StartPodInit(ctx context.Context, r PodInitRequest) (Started, error) {
 	return c.start(ctx, r.ID, protocol.MethodStartPodInit, protocol.StartPodInit{
-		ID: r.ID, IPC: r.IPC, UTS: r.UTS, Net: r.Net, User: r.User,
+		ID: r.ID, IPC: r.IPC, UTS: r.UTS, Net: r.Net, User: r.User, Label: r.Label,
 		CgroupsPath: r.CgroupsPath, SystemdCgroup: r.SystemdCgroup,
 	}, nil)
 }

@@ -147,6 +147,8 @@ type PodInitRequest struct {
 	// User is the path of the user namespace that is to own the PID namespace;
 	// empty for the node's.
 	User string
+	// Label is the SELinux label of the process; empty for the monitor's.
+	Label string
 	// CgroupsPath is the cgroup of the process, in the form of
 	// Spec.Linux.CgroupsPath; empty leaves it in the monitor's.
 	CgroupsPath   string

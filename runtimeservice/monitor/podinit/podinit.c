@@ -3,8 +3,8 @@
  * as a constructor, before the Go runtime exists, and never returns: in its
  * place the process would need megabytes and threads.
  *
- * Arguments: program pod-init <empty directory> [user <user namespace fd>]
- * <namespace fd>...
+ * Arguments: program pod-init <empty directory> <SELinux label or ""> [user <user
+ * namespace fd>] <namespace fd>...
  *
  * Descriptor 3 is a socket. A byte on it lets the process begin (it is in its
  * cgroup by then); it closes the socket when it is ready, or sends the text of
@@ -110,6 +110,19 @@ static void leave_root(const char *empty)
 		fail("detach root of the host");
 	if (chdir("/") < 0)
 		fail("enter new root");
+}
+
+/*
+ * Goes over to the label of the pod's processes, which must not do what comes before.
+ * proc is the node's /proc, as the process no longer sees it.
+ */
+static void take_label(int proc, const char *label)
+{
+	ssize_t size = strlen(label);
+	int fd = openat(proc, "thread-self/attr/current", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, label, size) != size)
+		fail("take SELinux label");
 }
 
 static void drop_privileges(void)
@@ -281,8 +294,9 @@ static void pod_init(char **argv)
 {
 	sigset_t all;
 	char go;
-	char **namespaces = argv + 3;
-	int user = -1;
+	const char *label = argv[3];
+	char **namespaces = argv + 4;
+	int user = -1, proc = -1;
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
@@ -295,12 +309,16 @@ static void pod_init(char **argv)
 		user = atoi(namespaces[1]);
 		namespaces += 2;
 	}
+	if (*label && (proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
+		fail("open /proc");
 	join_namespaces(namespaces);
 	leave_root(argv[2]);
 	if (user >= 0) {
 		join_user_namespace(user);
 		enter_pid_namespace();
 	}
+	if (*label)
+		take_label(proc, label);
 	drop_privileges();
 	if (syscall(SYS_close_range, 0, control - 1, 0) < 0 ||
 	    syscall(SYS_close_range, control + 1, ~0U, 0) < 0)
@@ -313,6 +331,6 @@ static void pod_init(char **argv)
 
 __attribute__((constructor)) static void start(int argc, char **argv)
 {
-	if (argc >= 3 && strcmp(argv[1], "pod-init") == 0)
+	if (argc >= 4 && strcmp(argv[1], "pod-init") == 0)
 		pod_init(argv);
 }

@@ -29,6 +29,8 @@ type Config struct {
 	// User is the path of a user namespace whose root the process is to be, and
 	// to which its PID namespace is to belong; "" for the caller's.
 	User string
+	// Label is the SELinux label of the process; "" for the caller's.
+	Label string
 	// Place puts the process, which waits, where it belongs.
 	Place func(pid int) error
 }
@@ -72,7 +74,7 @@ func Start(config Config) (*os.Process, error) {
 }
 
 func command(config Config, control *os.File) (*exec.Cmd, []*os.File, error) {
-	cmd := exec.Command("/proc/self/exe", "pod-init", config.EmptyDir)
+	cmd := exec.Command("/proc/self/exe", "pod-init", config.EmptyDir, config.Label)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = []string{}
 	cmd.Dir = "/"

@@ -86,6 +86,7 @@ func TestFailedStartLeavesNoProcess(t *testing.T) {
 	}{
 		"a namespace that is not there": {Config{EmptyDir: t.TempDir(), Namespaces: []string{filepath.Join(t.TempDir(), "none")}}, "no such file"},
 		"a file that is no namespace":   {Config{EmptyDir: t.TempDir(), Namespaces: []string{os.Args[0]}}, "init of pod"},
+		"a label that no policy has":    {Config{EmptyDir: t.TempDir(), Label: "nosuch_u:nosuch_r:nosuch_t:s0"}, "take SELinux label"},
 		"a place that is refused": {Config{EmptyDir: t.TempDir(), Place: func(p int) error {
 			pid = p
 			return boom

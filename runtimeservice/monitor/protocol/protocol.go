@@ -218,6 +218,7 @@ type StartPodInit struct {
 	UTS           string `json:"uts,omitempty"`
 	Net           string `json:"net,omitempty"`
 	User          string `json:"user,omitempty"`
+	Label         string `json:"label,omitempty"`
 	CgroupsPath   string `json:"cgroupsPath,omitempty"`
 	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
 }

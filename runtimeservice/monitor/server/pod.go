@@ -53,6 +53,7 @@ func (c *container) startPodInit(req *protocol.StartPodInit) (err error) {
 		EmptyDir:   c.server.emptyDir(),
 		Namespaces: nonEmpty(req.IPC, req.UTS, req.Net),
 		User:       req.User,
+		Label:      req.Label,
 		Place:      placeIn(group, c),
 	})
 	if err != nil {
