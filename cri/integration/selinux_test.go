@@ -122,6 +122,8 @@ func TestSELinux(t *testing.T) {
 	same(t, "a privileged container", privileged.processLabel(), attribute(t, "/proc/self/attr/current"))
 	asked := shared.runPod(t, podLabel(&runtimeapi.SELinuxOption{Level: "s0:c5,c6"}))
 	same(t, "what a pod asks for", asked.run().processLabel(), processContext+"s0:c5,c6")
+	mapped := shared.runPod(t, hostNetwork, userNamespace).run()
+	same(t, "the message queues of a pod with a user namespace", mapped.fileLabel("/dev/mqueue"), fileContext+strings.TrimPrefix(mapped.processLabel(), processContext))
 }
 
 func TestSELinuxRefusals(t *testing.T) {

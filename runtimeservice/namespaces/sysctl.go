@@ -199,17 +199,9 @@ func applySysctls(sysctls []sysctl, owner uint32) error {
 // openSysctls opens the kernel's sysctls through an instance of procfs that is mounted nowhere:
 // what lies over /proc on the node has no part in it (CVE-2025-52881).
 func openSysctls() (int, error) {
-	proc, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	mount, err := detached("proc")
 	if err != nil {
-		return -1, fmt.Errorf("open proc file system: %w", err)
-	}
-	defer unix.Close(proc)
-	if err := unix.FsconfigCreate(proc); err != nil {
-		return -1, fmt.Errorf("make proc file system: %w", err)
-	}
-	mount, err := unix.Fsmount(proc, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("mount proc file system: %w", err)
+		return -1, err
 	}
 	defer unix.Close(mount)
 	root, err := unix.Openat(mount, "sys", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

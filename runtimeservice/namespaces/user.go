@@ -138,9 +138,33 @@ func createOwned(req Request, sysctls []sysctl, pins Pins) error {
 				return err
 			}
 		}
-		uid, _ := req.User.HostRoot()
+		uid, gid := req.User.HostRoot()
+		if req.IPC && uid != 0 {
+			if err := ownQueues(uid, gid); err != nil {
+				return err
+			}
+		}
 		return setUp(req, sysctls, uid)
 	})
+}
+
+// ownQueues gives the directory of the POSIX message queues, in the IPC namespace of the
+// calling thread, to a user of the node. The kernel makes it with the namespace, for the user
+// who called clone(2): the node's root, whose files the pod's root cannot label.
+func ownQueues(uid, gid uint32) error {
+	root, err := detached("mqueue")
+	if errors.Is(err, unix.ENODEV) {
+		return nil // a kernel without them
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	// What Fsmount returns is like O_PATH.
+	if err := unix.Fchownat(root, "", int(uid), int(gid), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("chown the message queues: %w", err)
+	}
+	return nil
 }
 
 func join(path string, kind Kind) error {

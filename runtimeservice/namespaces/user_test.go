@@ -66,6 +66,15 @@ func TestUserNamespaceOwnsTheOthers(t *testing.T) {
 				t.Errorf("%s is %q, want %q", name, got, want)
 			}
 		}
+		queues, err := detached("mqueue")
+		if err != nil {
+			return err
+		}
+		defer unix.Close(queues)
+		var st unix.Stat_t
+		if err := unix.Fstat(queues, &st); err != nil || st.Uid != 200000 || st.Gid != 300000 {
+			t.Errorf("the message queues belong to %d:%d, %v", st.Uid, st.Gid, err)
+		}
 		return nil
 	})
 	if uid := unix.Geteuid(); uid != 0 {
