@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"github.com/sirupsen/logrus"
@@ -172,9 +171,6 @@ func prepare() error {
 	return os.Setenv("GOMAXPROCS", "1")
 }
 
-// lockTime is how long a monitor that was just killed may still have its lock.
-const lockTime = 2 * time.Second
-
 // lockDir takes the lock that only one monitor of a directory can have, and
 // returns its descriptor.
 func lockDir(dir string) (int, error) {
@@ -183,12 +179,7 @@ func lockDir(dir string) (int, error) {
 	if err != nil {
 		return -1, &os.PathError{Op: "open lock", Path: path, Err: err}
 	}
-	for end := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
-		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EWOULDBLOCK || time.Now().After(end) {
-			break
-		}
-	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		return fd, nil
 	}

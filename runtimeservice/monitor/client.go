@@ -69,13 +69,13 @@ func (c *Client) Connect(ctx context.Context) error {
 	return c.refresh(ctx)
 }
 
-// connectFirst is connect that tries again, for a few seconds at most, where the connection
-// ends at once: a monitor that was just killed still takes one.
+// connectFirst is connect that tries again for two seconds and a half. After a kill of both
+// programs the old monitor may still have its socket or its lock; or the daemon before has
+// started a monitor that has its lock and does not listen yet.
 func (c *Client) connectFirst(ctx context.Context) error {
 	for pause := minPause; ; pause *= 2 {
 		err := c.connect(ctx)
-		ended := errors.Is(err, errLost) || errors.Is(err, errAgain)
-		if !ended || pause > maxPause {
+		if err == nil || errors.Is(err, errClosed) || pause > maxPause {
 			return err
 		}
 		c.log.Warn("connect to monitor; it is tried again", "error", err)

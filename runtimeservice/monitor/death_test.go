@@ -388,3 +388,24 @@ func TestMonitorProcess(t *testing.T) {
 		}
 	}
 }
+
+// A monitor that another daemon has just started has its lock before it listens.
+func TestConnectToAMonitorThatBegins(t *testing.T) {
+	e := newEnvWithoutMonitor(t)
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(e.dir, protocol.LockName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	// How long it takes does not matter: connect waits longer.
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		lock.Close()
+	}()
+	e.connect()
+}

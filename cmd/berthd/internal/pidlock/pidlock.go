@@ -36,14 +36,18 @@ func (e *HeldError) Error() string {
 // Lock is held until Release or the end of the process, however it ends.
 type Lock struct{ file *os.File }
 
-// Acquire takes the lock of a directory that is there. It does not wait: if
-// another process has the lock the error is a *HeldError.
+// patience is how long Acquire waits for another to let go. A daemon that is killed while
+// it starts a program leaves its lock to that until the program has begun.
+const patience = 2 * time.Second
+
+// Acquire takes the lock of a directory that is there. If another process has the lock,
+// and keeps it, the error is a *HeldError.
 func Acquire(dir string) (*Lock, error) {
 	file, err := os.OpenFile(filepath.Join(dir, FileName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	switch err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	switch err := flock(file); {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		defer file.Close()
 		return nil, &HeldError{Dir: dir, PID: holder(file)}
@@ -56,6 +60,15 @@ func Acquire(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("write PID to %q: %w", file.Name(), err)
 	}
 	return &Lock{file}, nil
+}
+
+func flock(file *os.File) error {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // Release gives the lock back. It may be called more than once.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,24 @@ func TestOneAtATime(t *testing.T) {
 	second, err := Acquire(dir)
 	if err != nil {
 		t.Fatalf("after the release: %v", err)
+	}
+	second.Release()
+}
+
+// A program that a killed daemon was about to start has its descriptors for an instant.
+func TestLockThatIsAboutToGo(t *testing.T) {
+	dir := t.TempDir()
+	first, err := Acquire(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		first.Release()
+	}()
+	second, err := Acquire(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
 	second.Release()
 }
