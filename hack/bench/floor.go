@@ -22,6 +22,9 @@ func measureFloor(ctx context.Context, c pullCase, dir string, report *report) e
 	if err != nil {
 		return err
 	}
+	if err := warmMemory(); err != nil {
+		return err
+	}
 	busy, began := cpuBusy(), time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(floorAtATime)

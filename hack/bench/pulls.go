@@ -68,6 +68,9 @@ func removeAll(ctx context.Context, targets []*target, refs []string) error {
 // pullOnce leaves a quiet machine: what a runtime does once the pull has returned is
 // not for the next measurement to bear.
 func pullOnce(ctx context.Context, t *target, c pullCase, ref string, report *report) error {
+	if err := warmMemory(); err != nil {
+		return err
+	}
 	busy, began := cpuBusy(), time.Now()
 	if _, err := t.pull(ctx, ref); err != nil {
 		return fmt.Errorf("%s: pull %s: %w", t.name, ref, err)

@@ -45,7 +45,7 @@ func startRegistry(addr string) (*imageRegistry, error) {
 		return nil, err
 	}
 	handler := registry.New(
-		registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)),
+		registry.WithBlobHandler(blobDir(dir)),
 		registry.Logger(log.New(io.Discard, "", 0)))
 	r := &imageRegistry{dir: dir, server: &http.Server{Handler: handler}, addr: listener.Addr().String()}
 	go r.server.Serve(listener)
