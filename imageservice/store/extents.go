@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +24,8 @@ func (p *Partial) ReadAt(b []byte, offset int64) (int, error) { return p.file.Re
 // Advance comes to them.
 func (p *Partial) WriteAt(b []byte, offset int64) (int, error) {
 	n, err := p.file.WriteAt(b, offset)
-	if p.unsynced.Add(int64(n)) >= partialStep && time.Since(p.began) > partialCalm {
+	p.fetched.Add(int64(n))
+	if p.unsynced.Add(int64(n)) >= partialStep && p.isLong() {
 		p.syncSoon()
 	}
 	return n, err

@@ -20,9 +20,9 @@ const (
 
 	// PartialAge is how long a partial blob waits for a pull that goes on with it.
 	PartialAge = 24 * time.Hour
-	// A transfer that takes longer than partialCalm is brought to the disk in steps
-	// of partialStep: a machine that goes down has to fetch little again. Most blobs
-	// are whole and removed before.
+	// A transfer that takes longer than partialCalm, or will at its pace, is brought to
+	// the disk in steps of partialStep: a machine that goes down has to fetch little
+	// again. Most blobs are whole and removed before.
 	partialCalm = 3 * time.Second
 	partialStep = 4 << 20
 )
@@ -39,7 +39,9 @@ type Partial struct {
 	size   atomic.Int64
 	ahead  []Extent // what was there behind a gap
 	began  time.Time
+	whole  int64 // bytes of the whole blob
 
+	fetched  atomic.Int64 // bytes written since it was opened
 	syncing  sync.WaitGroup
 	busy     chan struct{} // holds a token while a sync runs
 	unsynced atomic.Int64  // bytes written since one began
@@ -65,15 +67,15 @@ func (s *Store) Partial(d digest.Digest, size int64) (*Partial, error) {
 	if !s.claim(d) {
 		return nil, nil
 	}
-	p := &Partial{s: s, digest: d, path: s.path(partialDir, partialName(d)), began: time.Now(), busy: make(chan struct{}, 1)}
-	if err := p.open(size); err != nil {
+	p := &Partial{s: s, digest: d, path: s.path(partialDir, partialName(d)), began: time.Now(), whole: size, busy: make(chan struct{}, 1)}
+	if err := p.open(); err != nil {
 		p.release()
 		return nil, fmt.Errorf("open the partial blob %s: %w", d, named(err))
 	}
 	return p, nil
 }
 
-func (p *Partial) open(size int64) (err error) {
+func (p *Partial) open() (err error) {
 	if err := failpoint.Hit("store/partial/open"); err != nil {
 		return err
 	}
@@ -84,7 +86,7 @@ func (p *Partial) open(size int64) (err error) {
 	if err != nil {
 		return err
 	}
-	if st.Size() > size || !st.Mode().IsRegular() {
+	if st.Size() > p.whole || !st.Mode().IsRegular() {
 		err = p.file.Truncate(0)
 	} else {
 		p.find(st)
@@ -110,6 +112,12 @@ func (p *Partial) Write(b []byte) (int, error) {
 
 // Advance says that the next n bytes are there, by WriteAt or from before.
 func (p *Partial) Advance(n int) { p.size.Add(int64(n)) }
+
+// isLong tells whether the whole blob takes longer than partialCalm at the pace that the
+// transfer has had.
+func (p *Partial) isLong() bool {
+	return float64(time.Since(p.began))*float64(p.whole) > float64(partialCalm)*float64(p.fetched.Load())
+}
 
 // syncSoon brings what is there to the disk beside the transfer, and what was read out
 // of the page cache: only a pull that failed reads it again.
