@@ -93,13 +93,21 @@ func (a *app) loadCommand() *cobra.Command {
 	var file string
 	var req berthapi.LoadRequest
 	cmd := &cobra.Command{
-		Use:   "load",
+		Use:   "load [FILE]",
 		Short: "Read images from an archive",
 		Long: `Read images from an archive: an OCI layout or that of docker save, as tar, which may
 be compressed with gzip or zstd. The layout may also be a directory. All blobs are
 verified.`,
-		Args: cobra.NoArgs,
-		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("input") {
+				return exactly(0, "either a file or --input")(cmd, args)
+			}
+			return maxArgs(1, "one file at most")(cmd, args)
+		},
+		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
+			if len(args) == 1 {
+				file = args[0]
+			}
 			return a.load(ctx, c, file, req)
 		}),
 	}

@@ -29,7 +29,7 @@ func (a *app) attachCommand() *cobra.Command {
 
 The detach keys leave the container running; without a terminal Ctrl-C does. When
 the container ends while attached, berth ends with its exit code.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1, "a container"),
 		ValidArgsFunction: a.completeContainers(1),
 		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
 			ctr, err := c.Container(ctx, args[0])

@@ -49,16 +49,6 @@ of a pod into an empty directory. They stand still meanwhile, and go on in any c
 	return cmd
 }
 
-// exactly is an error that says what is missing.
-func exactly(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
-			return nil
-		}
-		return client.WithHint(fmt.Errorf("%s takes %s", cmd.CommandPath(), what), "`"+cmd.CommandPath()+" --help` explains it")
-	}
-}
-
 func checkpointContainer(ctx context.Context, c *client.Client, ref, path string, timeout time.Duration) error {
 	ctr, err := c.Container(ctx, ref)
 	if err != nil {

@@ -28,7 +28,7 @@ on a terminal. Sizes are what is allocated on the disk. Logs lie outside of the
 runtime's directories and are not part of the total.
 
 An orphan is what nothing knows: nobody would miss it.`,
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			usage, err := c.Storage.DiskUsage(ctx)

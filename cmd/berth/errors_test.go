@@ -125,4 +125,7 @@ func TestUsageErrors(t *testing.T) {
 	wantFailure(t, s, 1, []string{"unknown flag: --frob", "hint: `berth ps --help` lists the flags"}, "ps", "--frob")
 	wantFailure(t, s, 1, []string{"--all and the names of containers exclude each other"}, "rm", "-a", "x")
 	wantFailure(t, s, 1, []string{`unknown command "frob" for "berth"`}, "frob")
+	wantFailure(t, s, 1, []string{"df takes no arguments", "hint: usage: berth df [flags]"}, "df", "x")
+	wantFailure(t, s, 1, []string{"load takes one file at most"}, "load", "x", "y")
+	wantFailure(t, s, 1, []string{"load takes either a file or --input"}, "load", "-i", "x", "y")
 }

@@ -22,7 +22,7 @@ func (a *app) eventsCommand() *cobra.Command {
 		Short: "Show what happens to containers, as it happens",
 		Long: `Show what happens to containers until Ctrl-C. With -o json each event is one line,
 with -o yaml one document.`,
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			stream, err := c.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})

@@ -51,15 +51,6 @@ something else kept it from running.`,
 	return cmd
 }
 
-func minArgs(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) >= n {
-			return nil
-		}
-		return client.WithHint(fmt.Errorf("%s needs %s", cmd.Name(), what), "usage: "+cmd.UseLine())
-	}
-}
-
 func (a *app) execStream(ctx context.Context, c *client.Client, ctr *runtimeapi.Container, command []string, flags *execFlags) error {
 	target := func(ctx context.Context) (string, error) {
 		resp, err := c.Runtime.Exec(ctx, &runtimeapi.ExecRequest{

@@ -24,7 +24,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		Use:               "images [NAME]",
 		Aliases:           []string{"image"},
 		Short:             "List images",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              maxArgs(1, "one name at most"),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
 			req := &runtimeapi.ListImagesRequest{}

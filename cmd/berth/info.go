@@ -20,7 +20,7 @@ func (a *app) infoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "info",
 		Short:             "Show the state of the runtime and of the node as it sees it",
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			n, err := readNode(ctx, c)

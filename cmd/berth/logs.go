@@ -25,7 +25,7 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "logs [flags] CONTAINER",
 		Short:             "Show what a container wrote",
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1, "a container"),
 		ValidArgsFunction: a.completeContainers(1),
 		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
 			ctr, err := c.Container(ctx, args[0])

@@ -36,7 +36,7 @@ func (a *app) opsCommand() *cobra.Command {
 than a second: of which pod they are, at which stage, and what they wait for.
 
 A call whose caller has gone goes on, and is marked as such.`,
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			if flags.watch {

@@ -37,7 +37,7 @@ func (a *app) podsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "pods",
 		Short:             "List pods",
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			pods, err := listPods(ctx, c, &flags, namespace)

@@ -46,7 +46,7 @@ func (a *app) psCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ps",
 		Short:             "List containers",
-		Args:              cobra.NoArgs,
+		Args:              noArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, c *client.Client, _ []string) error {
 			containers, err := listContainers(ctx, c, &flags)

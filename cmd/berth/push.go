@@ -20,7 +20,7 @@ func (a *app) pushCommand() *cobra.Command {
 		Long: `Bring an image to a registry, the one of its name or that of --to. The blobs are those
 that came, with their digests; what the registry has already is not sent. If the name
 leads to an index of which this node has only its platform's image, only that is pushed.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1, "an image"),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
 			auth, err := a.credentials(creds)

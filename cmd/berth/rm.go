@@ -38,19 +38,6 @@ container made by ` + "`berth run`" + ` is removed with its pod and its log.`,
 	return cmd
 }
 
-// argsOrAll accepts either arguments or --all.
-func argsOrAll(all *bool, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if *all && len(args) > 0 {
-			return fmt.Errorf("--all and the names of %s exclude each other", what)
-		}
-		if *all {
-			return nil
-		}
-		return minArgs(1, what+" or --all")(cmd, args)
-	}
-}
-
 func (a *app) rmAll(ctx context.Context, c *client.Client, force bool) error {
 	list, err := c.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {

@@ -15,7 +15,7 @@ func (a *app) tagCommand() *cobra.Command {
 		Use:               "tag IMAGE NAME",
 		Short:             "Give an image another name",
 		Long:              `Give an image another name, which it takes away from the image that had it.`,
-		Args:              cobra.ExactArgs(2),
+		Args:              exactly(2, "an image and a name"),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: a.connected(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.printNamed(c.Transfers.Tag(ctx, berthapi.TagRequest{Image: args[0], Name: args[1]}))

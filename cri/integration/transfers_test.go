@@ -199,9 +199,11 @@ func TestLayoutDirectories(t *testing.T) {
 		t.Error(err)
 	}
 	shared.removeImage(t, id)
-	if out := shared.berth(t, "load", "--input", dir); !strings.Contains(out, name) {
-		t.Errorf("loaded: %s", out)
+	for _, load := range [][]string{{"load", dir}, {"load", "--input", dir}} {
+		if out := shared.berth(t, load...); !strings.Contains(out, name) {
+			t.Errorf("%v: %s", load, out)
+		}
+		same(t, "the ID", shared.image(t, name).GetId(), id)
+		shared.removeImage(t, id)
 	}
-	same(t, "the ID", shared.image(t, name).GetId(), id)
-	shared.removeImage(t, id)
 }
