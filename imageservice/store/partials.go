@@ -127,15 +127,21 @@ func (p *Partial) syncSoon() {
 	default:
 		return
 	}
-	p.unsynced.Store(0)
-	size := p.Size()
 	p.syncing.Go(func() {
 		defer func() { <-p.busy }()
-		fd := int(p.file.Fd())
-		if unix.Fdatasync(fd) == nil {
-			_ = unix.Fadvise(fd, 0, size, unix.FADV_DONTNEED)
+		// What comes while the disk is slow may be the last for long.
+		for p.sync(); p.unsynced.Load() >= partialStep; {
+			p.sync()
 		}
 	})
+}
+
+func (p *Partial) sync() {
+	p.unsynced.Store(0)
+	size, fd := p.Size(), int(p.file.Fd())
+	if unix.Fdatasync(fd) == nil {
+		_ = unix.Fadvise(fd, 0, size, unix.FADV_DONTNEED)
+	}
 }
 
 // Keep leaves what is there for the next transfer.
@@ -174,6 +180,7 @@ func (p *Partial) Reset() error {
 }
 
 func (p *Partial) release() {
+	p.unsynced.Store(0) // waits for one sync at most
 	p.syncing.Wait()
 	if p.file != nil {
 		p.file.Close()
