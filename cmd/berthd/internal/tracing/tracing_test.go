@@ -61,22 +61,23 @@ func attributes(s *tracev1.Span) map[string]string {
 	return all
 }
 
-func serve(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOption) (address string) {
+func serve(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOption) (address string, s *grpc.Server) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(options...)
+	s = grpc.NewServer(options...)
 	register(s)
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
-	return l.Addr().String()
+	return l.Addr().String(), s
 }
 
 func collect(t *testing.T) (*fakeCollector, string) {
 	c := &fakeCollector{spans: map[string]*tracev1.Span{}}
-	return c, serve(t, func(s *grpc.Server) { collector.RegisterTraceServiceServer(s, c) })
+	address, _ := serve(t, func(s *grpc.Server) { collector.RegisterTraceServiceServer(s, c) })
+	return c, address
 }
 
 func newTracer(t *testing.T, o Options) *Tracer {
@@ -113,7 +114,7 @@ func call(t *testing.T, tracer *Tracer, traceparent string) {
 		op.End(err)
 		return resp, err
 	}
-	address := serve(t, func(s *grpc.Server) { healthpb.RegisterHealthServer(s, health.NewServer()) },
+	address, server := serve(t, func(s *grpc.Server) { healthpb.RegisterHealthServer(s, health.NewServer()) },
 		grpc.StatsHandler(tracer.StatsHandler()), grpc.ChainUnaryInterceptor(operate))
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -127,6 +128,8 @@ func call(t *testing.T, tracer *Tracer, traceparent string) {
 	if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
 		t.Fatal(err)
 	}
+	// The call's span ends after its answer is sent.
+	server.GracefulStop()
 }
 
 // The spans of a call continue the caller's trace, and its stages are nested in
