@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,7 @@ func (p *Partial) ReadAt(b []byte, offset int64) (int, error) { return p.file.Re
 // WriteAt keeps bytes that came before their turn. Size does not count them until
 // Advance comes to them.
 func (p *Partial) WriteAt(b []byte, offset int64) (int, error) {
+	p.first.Do(func() { p.began = time.Now() })
 	n, err := p.file.WriteAt(b, offset)
 	p.fetched.Add(int64(n))
 	if p.unsynced.Add(int64(n)) >= partialStep && p.isLong() {

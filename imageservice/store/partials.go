@@ -38,10 +38,11 @@ type Partial struct {
 	digest digest.Digest
 	size   atomic.Int64
 	ahead  []Extent // what was there behind a gap
-	began  time.Time
-	whole  int64 // bytes of the whole blob
+	whole  int64    // bytes of the whole blob
 
-	fetched  atomic.Int64 // bytes written since it was opened
+	first    sync.Once
+	began    time.Time    // of the first write
+	fetched  atomic.Int64 // bytes written since
 	syncing  sync.WaitGroup
 	busy     chan struct{} // holds a token while a sync runs
 	unsynced atomic.Int64  // bytes written since one began
@@ -67,7 +68,7 @@ func (s *Store) Partial(d digest.Digest, size int64) (*Partial, error) {
 	if !s.claim(d) {
 		return nil, nil
 	}
-	p := &Partial{s: s, digest: d, path: s.path(partialDir, partialName(d)), began: time.Now(), whole: size, busy: make(chan struct{}, 1)}
+	p := &Partial{s: s, digest: d, path: s.path(partialDir, partialName(d)), whole: size, busy: make(chan struct{}, 1)}
 	if err := p.open(); err != nil {
 		p.release()
 		return nil, fmt.Errorf("open the partial blob %s: %w", d, named(err))
