@@ -130,19 +130,17 @@ func (p *Partial) syncSoon() {
 	}
 	p.syncing.Go(func() {
 		defer func() { <-p.busy }()
-		// What comes while the disk is slow may be the last for long.
-		for p.sync(); p.unsynced.Load() >= partialStep; {
-			p.sync()
+		fd := int(p.file.Fd())
+		// What comes while the disk is slow may be the last for long: more than a step of
+		// it is next.
+		for again := true; again; again = p.unsynced.Load() >= partialStep {
+			p.unsynced.Store(0)
+			size := p.Size()
+			if unix.Fdatasync(fd) == nil {
+				_ = unix.Fadvise(fd, 0, size, unix.FADV_DONTNEED)
+			}
 		}
 	})
-}
-
-func (p *Partial) sync() {
-	p.unsynced.Store(0)
-	size, fd := p.Size(), int(p.file.Fd())
-	if unix.Fdatasync(fd) == nil {
-		_ = unix.Fadvise(fd, 0, size, unix.FADV_DONTNEED)
-	}
 }
 
 // Keep leaves what is there for the next transfer.
