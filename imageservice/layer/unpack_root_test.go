@@ -202,6 +202,9 @@ func TestCompressions(t *testing.T) {
 	}
 	skippable := []byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4}
 	blobs["zstd behind a skippable frame"] = append(skippable, blobs["zstd"]...)
+	// As zstd:chunked and eStargz end: with an index that is no part of the archive.
+	blobs["zstd before skippable frames"] = slices.Concat(blobs["zstd in two members"], skippable, skippable)
+	blobs["gzip before an empty member"] = slices.Concat(blobs["gzip in two members"], imagetest.Compress(nil, imagetest.Gzip))
 	for name, blob := range blobs {
 		t.Run(name, func(t *testing.T) {
 			content := archive
