@@ -67,7 +67,7 @@ func (e *env) checkFlat(rounds int, f func()) {
 		after.goroutines > before.goroutines || after.children > before.children {
 		e.t.Errorf("before %+v, after %d rounds %+v", before, rounds, after)
 	}
-	if after.monitorThreads > before.monitorThreads+10 {
+	if after.monitorThreads > before.monitorThreads+rounds/2 {
 		e.t.Errorf("threads: before %d, after %d", before.monitorThreads, after.monitorThreads)
 	}
 }

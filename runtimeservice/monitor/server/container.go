@@ -186,13 +186,20 @@ func (d *duplicates) add(fd int) bool {
 }
 
 // watch begins to look after a process that runs; mu is held.
-func (c *container) watch() error {
+func (c *container) watch() (err error) {
+	if c.ooms == nil {
+		c.countOOMs()
+	}
+	c.pidToken, err = c.server.poller.add(c.pidfd, func() { c.reaping.kick(c.reap) })
+	return err
+}
+
+// countOOMs begins to count what the OOM killer takes; mu is held.
+func (c *container) countOOMs() {
 	var err error
 	if c.ooms, err = c.server.ooms.add(c.rec.Cgroups); err != nil {
 		c.server.log.Warn("watch container", "container", c.id, "error", err)
 	}
-	c.pidToken, err = c.server.poller.add(c.pidfd, func() { c.reaping.kick(c.reap) })
-	return err
 }
 
 // oomKilled reports whether the OOM killer was at work in the container's cgroup.

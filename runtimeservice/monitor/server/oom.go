@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,13 +43,16 @@ type oomWatch struct {
 	fd     int
 	poller *poller
 
-	mu     sync.Mutex
-	counts map[int32]*oomCount
+	mu      sync.Mutex
+	watched map[int32]func() // what reads the counts again, by watch
+	parents map[string]*oomParent
 }
 
 // oomCount is the count of one container.
 type oomCount struct {
 	paths map[string]string
+	// parent is the cgroup v2 above; nil if there is none that counts.
+	parent *oomParent
 
 	mu   sync.Mutex
 	last uint64
@@ -68,6 +70,9 @@ func (c *oomCount) stop() {
 	if c.events != nil {
 		c.events.finish()
 	}
+	if c.parent != nil {
+		c.parent.remove(c)
+	}
 }
 
 func newOOMWatch(p *poller) (*oomWatch, error) {
@@ -75,7 +80,7 @@ func newOOMWatch(p *poller) (*oomWatch, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
-	w := &oomWatch{fd: fd, poller: p, counts: map[int32]*oomCount{}}
+	w := &oomWatch{fd: fd, poller: p, watched: map[int32]func(){}, parents: map[string]*oomParent{}}
 	if _, err := p.add(fd, w.ready); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("watch for OOM kills: %w", err)
@@ -86,61 +91,39 @@ func newOOMWatch(p *poller) (*oomWatch, error) {
 // add begins to count. The count is good for reading also after an error.
 func (w *oomWatch) add(paths map[string]string) (*oomCount, error) {
 	count := &oomCount{paths: paths}
-	if dir := paths["memory"]; dir != "" {
-		if err := w.addV1(count, dir); err != nil {
-			return count, fmt.Errorf("watch for OOM kills in cgroup %s: %w", dir, err)
-		}
-		return count, nil
+	var err error
+	dir := paths["memory"]
+	if dir != "" {
+		err = w.addV1(count, dir)
+	} else if dir = paths[""]; dir != "" {
+		err = w.addV2(count, dir)
 	}
-	dir := paths[""]
-	if dir == "" {
-		return count, nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	wd, err := unix.InotifyAddWatch(w.fd, filepath.Join(dir, "memory.events"), unix.IN_MODIFY)
 	if err != nil {
 		return count, fmt.Errorf("watch for OOM kills in cgroup %s: %w", dir, err)
 	}
-	w.counts[int32(wd)] = count
 	return count, nil
 }
 
-// ready reads what has happened. A watch goes by itself with its cgroup, which the kernel
-// tells last.
-func (w *oomWatch) ready() {
-	var buf [64 * unix.SizeofInotifyEvent]byte // events of files have no names behind them
-	for {
-		n, err := unix.Read(w.fd, buf[:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n < unix.SizeofInotifyEvent {
-			return
-		}
-		for at := 0; at+unix.SizeofInotifyEvent <= n; at += unix.SizeofInotifyEvent {
-			wd := int32(binary.NativeEndian.Uint32(buf[at:]))
-			mask := binary.NativeEndian.Uint32(buf[at+4:])
-			w.changed(wd, mask)
-		}
-	}
-}
-
-func (w *oomWatch) changed(wd int32, mask uint32) {
-	w.mu.Lock()
-	count := w.counts[wd]
-	if mask&unix.IN_IGNORED != 0 {
-		delete(w.counts, wd)
-	}
-	w.mu.Unlock()
-	if count != nil {
-		count.read()
-	}
-}
-
-// read returns the highest count that was seen, and where the cgroup went before the kill
-// could be seen that was expected, that one.
+// read returns the highest count that was seen, or can be concluded where the cgroup went
+// before the last kill could be seen.
 func (c *oomCount) read() uint64 {
+	if c.parent != nil {
+		c.parent.settle()
+		return c.known()
+	}
+	kills, _ := c.readOwn()
+	return kills
+}
+
+func (c *oomCount) known() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// readOwn reads the container's own cgroup; ok is false if it is gone. Where that of v1 went
+// before the kill could be seen that was expected, there was that one.
+func (c *oomCount) readOwn() (highest uint64, ok bool) {
 	kills, ok := oomKills(c.paths)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,5 +134,5 @@ func (c *oomCount) read() uint64 {
 		c.expected = false
 	}
 	c.last = max(c.last, kills)
-	return c.last
+	return c.last, ok
 }

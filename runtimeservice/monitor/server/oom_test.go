@@ -12,54 +12,111 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What was counted is known when the cgroup is gone, if nobody asked before.
-func TestOOMWatchOutlivesTheCgroup(t *testing.T) {
-	_, w := newWatch(t)
-	dir := filepath.Join(t.TempDir(), "cgroup")
-	events := filepath.Join(dir, "memory.events")
+// cgroupV2 is a directory that looks like one, without kills.
+func cgroupV2(t *testing.T, dir string) string {
+	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(events, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(dir, "memory.events"), []byte("low 0\noom_kill 0\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	write("low 0\noom 0\noom_kill 0\n")
-	count, err := w.add(map[string]string{"": dir})
+	return dir
+}
+
+// setKillsV2 overwrites one digit: to a reader of the kernel's files they are never empty.
+func setKillsV2(t *testing.T, dir string, kills int) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "memory.events"), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write("low 0\noom 1\noom_kill 2\n")
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		count.mu.Lock()
-		seen := count.last
-		count.mu.Unlock()
-		if seen == 2 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d kills were seen", seen)
-		}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{byte('0' + kills)}, int64(len("low 0\noom_kill "))); err != nil {
+		t.Fatal(err)
 	}
+}
+
+func removeAll(t *testing.T, dir string) {
+	t.Helper()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if got := count.read(); got != 2 {
-		t.Errorf("%d kills are known afterwards", got)
+}
+
+// watchBelow has the watch count in new cgroups below dir.
+func watchBelow(t *testing.T, w *oomWatch, dir string, names ...string) []*oomCount {
+	t.Helper()
+	counts := make([]*oomCount, len(names))
+	for i, name := range names {
+		var err error
+		if counts[i], err = w.add(map[string]string{"": cgroupV2(t, filepath.Join(dir, name))}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	return counts
+}
+
+// What was counted is known when the cgroup is gone, if nobody asked before.
+func TestOOMWatchOutlivesTheCgroup(t *testing.T) {
+	_, w := newWatch(t)
+	dir := t.TempDir() // without counts of its own
+	count := watchBelow(t, w, dir, "container")[0]
+	dir = filepath.Join(dir, "container")
+	setKillsV2(t, dir, 2)
+	eventually(t, "the kills are seen", func() bool { return count.known() == 2 })
+	removeAll(t, dir)
+	same(t, "kills afterwards", count.read(), 2)
+	eventually(t, "the watch ends", func() bool {
 		w.mu.Lock()
-		left := len(w.counts)
-		w.mu.Unlock()
-		if left == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d counts are kept", left)
-		}
+		defer w.mu.Unlock()
+		return len(w.watched) == 0
+	})
+}
+
+// What was not counted while the cgroup was there is known from the one above.
+func TestOOMOfACgroupV2ThatIsGone(t *testing.T) {
+	_, w := newWatch(t)
+	pod := cgroupV2(t, filepath.Join(t.TempDir(), "pod"))
+	setKillsV2(t, pod, 5) // before anything was counted
+	counts := watchBelow(t, w, pod, "killed", "neighbour", "ended")
+	killed, neighbour, ended := counts[0], counts[1], counts[2]
+
+	ended.parent.mu.Lock()
+	setKillsV2(t, pod+"/neighbour", 1)
+	setKillsV2(t, pod, 6)
+	removeAll(t, pod+"/ended")
+	ended.parent.mu.Unlock()
+	same(t, "kills in one that ended as its neighbour had one", ended.read(), 0)
+	same(t, "kills in the neighbour", neighbour.read(), 1)
+
+	setKillsV2(t, pod, 7)
+	eventually(t, "a kill elsewhere in the pod is known", func() bool {
+		p := killed.parent
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.explained == 7
+	})
+	same(t, "kills after one elsewhere", killed.read(), 0)
+
+	killed.parent.mu.Lock() // nobody looks between a kill and its count
+	setKillsV2(t, pod, 9)
+	removeAll(t, pod+"/killed")
+	killed.parent.mu.Unlock()
+	same(t, "kills in one that is gone", killed.read(), 2)
+	same(t, "kills in it, asked again", killed.read(), 2)
+	same(t, "kills in the neighbour afterwards", neighbour.read(), 1)
+	same(t, "kills in the one that ended", ended.read(), 0)
+
+	for _, c := range counts {
+		c.stop()
+		c.stop()
 	}
+	eventually(t, "the watch of the pod ends", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.parents) == 0 && len(w.watched) == 1 // the neighbour's cgroup is there still
+	})
 }
 
 // Where nothing can be watched the count is read when it is asked for.
@@ -89,6 +146,7 @@ func newWatch(t *testing.T) (*poller, *oomWatch) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { unix.Close(w.fd) })
 	return p, w
 }
 

@@ -174,6 +174,9 @@ func (c *container) finish(b starter, pid int, process waiter, stdio *stdio, cli
 	}
 	stdio.close()
 	c.serveClients(clients)
+	c.mu.Lock()
+	c.countOOMs() // the command may be killed, and its cgroup gone, before the record is written
+	c.mu.Unlock()
 	if err := b.release(fd); err != nil {
 		unix.Close(fd)
 		return err
