@@ -36,6 +36,12 @@ func checkLeaks(t testing.TB, d *daemon) {
 				break
 			}
 		}
+		for i, h := range extra {
+			if pid, ok := strings.CutPrefix(h, "process "); ok {
+				stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+				extra[i] = h + ": " + string(stat)
+			}
+		}
 		t.Errorf("left behind:\n  %s", strings.Join(extra, "\n  "))
 	})
 }
@@ -95,7 +101,10 @@ func (d *daemon) holdings(t testing.TB) []string {
 	add("firewall rule", d.rules(t))
 	add("file", filesOf(t, d))
 	monitor := d.monitor(t)
-	add("process", descendants(t, monitor))
+	for _, p := range descendants(t, monitor) {
+		pid, _, _ := strings.Cut(p, " ") // its state and name may change
+		add("process", []string{pid})
+	}
 	add("fd of berthd:", openFiles(t, d.PID()))
 	add("fd of berth-monitor:", openFiles(t, monitor))
 	return all
@@ -196,7 +205,7 @@ func filesOf(t testing.TB, d *daemon) []string {
 	return found
 }
 
-// descendants are the processes below pid.
+// descendants are the processes below pid, each with its name and state.
 func descendants(t testing.TB, pid int) []string {
 	t.Helper()
 	children := map[int][]int{}
