@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -104,10 +103,4 @@ func (s *Service) runtimeInfo(info monitor.Info, monitorErr error) (map[string]s
 		maps.Copy(all, s.opts.Info())
 	}
 	return all, nil
-}
-
-// SetPodCIDRs says which addresses the node's pods have: a prefix of a family,
-// or one of each. It is idempotent; pods that are there keep theirs.
-func (s *Service) SetPodCIDRs(ctx context.Context, prefixes []netip.Prefix) error {
-	return s.opts.Network.SetPodCIDRs(ctx, prefixes)
 }

@@ -151,6 +151,7 @@ func (c *container) adopt(has protocol.FDs, fds []int) error {
 func (c *container) adoptOutputs(console bool, stdout, stderr int) error {
 	if stdout >= 0 {
 		if err := c.addStream(logfile.Stdout, stdout, console); err != nil {
+			closeFDs(stderr)
 			return err
 		}
 		if console {

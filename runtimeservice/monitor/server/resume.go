@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -124,26 +125,28 @@ func (s *Server) resumeOne(rec *record, entry handoverEntry) {
 	}
 }
 
+// resumeWatches goes on after a failure: what cannot be watched must not cost the exit of
+// another process.
 func (c *container) resumeWatches(execs []handoverExec) error {
+	var errs []error
 	for _, st := range c.outputs() {
-		if err := st.watch(); err != nil {
-			return err
-		}
+		errs = append(errs, st.watch())
 	}
 	for _, x := range execs {
 		e := &execProcess{
 			id: x.ID, c: c, pid: x.Pid, startedAt: x.StartedAt, pidfd: x.Pidfd, result: x.Result, cgroup: x.Cgroup,
 		}
 		if err := e.watch(); err != nil {
-			return err
+			errs = append(errs, err)
+			closeFDs(e.pidfd, e.result) // its client sees the end
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.phase != running || c.pidfd < 0 {
-		return nil
+	if c.phase == running && c.pidfd >= 0 {
+		errs = append(errs, c.watch())
 	}
-	return c.watch()
+	return errors.Join(errs...)
 }
 
 // resumeClient takes up a client of a container's streams.
