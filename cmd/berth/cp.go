@@ -22,7 +22,8 @@ func (a *app) cpCommand() *cobra.Command {
 		Use:   "cp CONTAINER:PATH PATH|- | cp PATH|- CONTAINER:PATH",
 		Short: "Copy files out of a container, or into it",
 		Long: `cp copies a file or a directory with all in it, and keeps owner, mode and times; with -,
-an archive (tar) on standard output or input. Where a directory is at the destination,
+an archive (tar) on standard output or input, which has file capabilities and user.*
+attributes too. Where a directory is at the destination,
 the copy goes into it, else it gets that name. A source that ends with /. is what is in
 the directory. The container may run or not, and needs no program for it.
 

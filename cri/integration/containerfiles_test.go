@@ -206,23 +206,31 @@ func (c *ctr) copyIn(dir string, archive []byte) error {
 // copyOut copies one file out of the container.
 func (c *ctr) copyOut(path string) (string, error) {
 	c.t.Helper()
+	_, text, err := c.copyEntryOut(path)
+	return text, err
+}
+
+func (c *ctr) copyEntryOut(path string) (*tar.Header, string, error) {
+	c.t.Helper()
 	var archive bytes.Buffer
 	if err := c.pod.d.files(c.t).CopyOut(c.t.Context(), berthapi.CopyRequest{ContainerID: c.id, Path: path}, &archive); err != nil {
-		return "", err
+		return nil, "", err
 	}
 	in := tar.NewReader(&archive)
-	if _, err := in.Next(); err != nil {
-		return "", err
+	hdr, err := in.Next()
+	if err != nil {
+		return nil, "", err
 	}
 	text, err := io.ReadAll(in)
-	return string(text), err
+	return hdr, string(text), err
 }
 
 // Files go in and out of containers that run, that have ended and that were not started, also
 // in user namespaces.
 func TestCopy(t *testing.T) {
+	const capability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_raw=ep
 	file := func(name, text string) []byte {
-		return imagetest.Tar(imagetest.File(name, text, 0o640).Owned(7, 8))
+		return imagetest.Tar(imagetest.File(name, text, 0o640).Owned(7, 8).Xattr("security.capability", capability))
 	}
 	for what, options := range map[string][]podOption{"plain": nil, "user namespace": {userNamespace}} {
 		t.Run(what, func(t *testing.T) {
@@ -232,8 +240,9 @@ func TestCopy(t *testing.T) {
 				if err := c.copyIn("/", file(name, name+"!")); err != nil {
 					t.Fatal(err)
 				}
-				if text, err := c.copyOut("/" + name); err != nil || text != name+"!" {
-					t.Errorf("copied out %q, %v", text, err)
+				hdr, text, err := c.copyEntryOut("/" + name)
+				if err != nil || text != name+"!" || hdr.PAXRecords["SCHILY.xattr.security.capability"] != capability {
+					t.Errorf("copied out %q, %+v, %v", text, hdr, err)
 				}
 			}
 			roundTrip("created")

@@ -429,7 +429,7 @@ func setOwnerModeXattrs(fd int, hdr *tar.Header) error {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
-	return setXattrs(fd, hdr)
+	return SetXattrs(fd, hdr, nil)
 }
 
 // setTimes sets the modification time of base in the directory fd, or of fd

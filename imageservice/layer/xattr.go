@@ -60,7 +60,27 @@ func capabilityInside(value string, ids idmap.Ranges) string {
 	return string(raw[:capabilityRootAt])
 }
 
-func setXattrs(fd int, hdr *tar.Header) error {
+// capabilityOutside is the other way round: it makes capabilities that the root of a user
+// namespace has written ones for that root on the node.
+func capabilityOutside(value string, ids idmap.Ranges) string {
+	raw := []byte(value)
+	if len(ids) == 0 || len(raw) != capabilityRootAt && len(raw) != capabilityRootAt+4 {
+		return value
+	}
+	inside := uint32(0)
+	if len(raw) > capabilityRootAt {
+		inside = binary.LittleEndian.Uint32(raw[capabilityRootAt:])
+	}
+	root, _ := ids.Outside(inside) // one that is not mapped is the node's root, who is nobody inside
+	magic := binary.LittleEndian.Uint32(raw)
+	binary.LittleEndian.PutUint32(raw, magic&^capabilityRevisionMask|capabilityRevision3)
+	return string(binary.LittleEndian.AppendUint32(raw[:capabilityRootAt], root))
+}
+
+// SetXattrs gives an opened file those extended attributes of its entry that an archive may
+// set, its capabilities for the root of the user namespace that ids are of. Errors are
+// ErrHostile and those of the kernel.
+func SetXattrs(fd int, hdr *tar.Header, ids idmap.Ranges) error {
 	total := 0
 	for key, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattrPrefix)
@@ -69,6 +89,9 @@ func setXattrs(fd int, hdr *tar.Header) error {
 		}
 		if total += len(name) + len(value); total > maxXattrBytes {
 			return fmt.Errorf("extended attributes of more than %d bytes: %w", maxXattrBytes, ErrHostile)
+		}
+		if name == capabilityXattr {
+			value = capabilityOutside(value, ids)
 		}
 		err := unix.Fsetxattr(fd, name, []byte(value), 0)
 		if errors.Is(err, unix.ENOTSUP) && name != capabilityXattr {

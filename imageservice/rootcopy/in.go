@@ -16,12 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-cri/berth/imageservice/idmap"
+	"github.com/berth-cri/berth/imageservice/layer"
 )
 
-// In writes the entries of an archive below a directory of root, with owner, mode and times. A
-// file takes the place of what has its name, in one step, and is never written through a link;
-// a directory, or a link to one, that is there stays as it is. Owners that the user namespace
-// does not have become its root. What was written before an error stays.
+// In writes the entries of an archive below a directory of root, with owner, mode, times and
+// extended attributes (user.* and file capabilities). A file takes the place of what has its
+// name, in one step, and is never written through a link; a directory, or a link to one, that
+// is there stays as it is. Owners that the user namespace does not have become its root. What
+// was written before an error stays.
 //
 // Devices, pipes, names that lead out of the directory, and what is no archive, are
 // errdefs.ErrInvalidArgument; a directory that is not there is errdefs.ErrNotFound.
@@ -179,8 +181,8 @@ func (w *writer) directory(parent *os.File, base, name string, hdr *tar.Header) 
 	return nil
 }
 
-// describe sets owner and mode, in this order: the kernel takes the set-ID bits of what
-// changes its owner.
+// describe sets owner, mode and extended attributes, in this order: the kernel takes set-ID
+// bits and capabilities of what changes its owner.
 func (w *writer) describe(fd int, name string, hdr *tar.Header) error {
 	uid, gid := w.owner(hdr)
 	if err := unix.Fchown(fd, uid, gid); err != nil {
@@ -188,6 +190,9 @@ func (w *writer) describe(fd int, name string, hdr *tar.Header) error {
 	}
 	if err := unix.Fchmod(fd, uint32(hdr.Mode)&0o7777); err != nil {
 		return kinded("chmod", name, err)
+	}
+	if err := layer.SetXattrs(fd, hdr, w.ids.UIDs); err != nil {
+		return kinded("describe", name, err)
 	}
 	return nil
 }

@@ -219,6 +219,42 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+// Capabilities are for the root of the container's user namespace, and labels and marks of
+// overlayfs are not for an archive to set.
+func TestExtendedAttributes(t *testing.T) {
+	const (
+		plain  = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_raw=ep
+		mapped = "\x01\x00\x00\x03\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40\x0d\x03\x00"
+	)
+	ids := idmap.Map{UIDs: idmap.Ranges{{Host: 200000, Length: 1000}}, GIDs: idmap.Ranges{{Host: 300000, Length: 1000}}}
+	archive := imagetest.Tar(imagetest.File("ping", "program", 0o755).Owned(1, 2).Xattr("security.capability", plain).
+		Xattr("user.note", "mine").Xattr("trusted.overlay.opaque", "y").Xattr("security.selinux", "label"))
+	for _, c := range []struct {
+		ids  idmap.Map
+		want string
+	}{{idmap.Map{}, plain}, {ids, mapped}} {
+		root, _ := container(t, "true")
+		if err := In(t.Context(), root, "/", "", bytes.NewReader(archive), c.ids); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"security.capability": c.want, "user.note": "mine", "trusted.overlay.opaque": "", "security.selinux": ""} {
+			value := make([]byte, 100)
+			n, err := unix.Lgetxattr(filepath.Join(root.Name(), "ping"), name, value)
+			if got := string(value[:max(n, 0)]); got != want {
+				t.Errorf("%s is %q (%v), want %q", name, got, err, want)
+			}
+		}
+		var again bytes.Buffer
+		if err := Out(t.Context(), root, "/ping", &again, c.ids); err != nil {
+			t.Fatal(err)
+		}
+		hdr, err := tar.NewReader(&again).Next()
+		if err != nil || hdr.PAXRecords["SCHILY.xattr.security.capability"] != plain || hdr.PAXRecords["SCHILY.xattr.user.note"] != "mine" {
+			t.Errorf("copied out: %+v, %v", hdr, err)
+		}
+	}
+}
+
 // A container that exchanges a directory for a link to the node, again and again, while files
 // are copied through it.
 func TestRaces(t *testing.T) {
