@@ -228,11 +228,13 @@ func TestPushGoesOnAfterFailures(t *testing.T) {
 
 func TestPushErrors(t *testing.T) {
 	certs := t.TempDir()
-	s, r := newService(t, func(o *Options) { o.CertsDirs, o.StallTimeout = []string{certs}, 200*time.Millisecond }), newRegistry(t)
+	s, r := newService(t, func(o *Options) { o.CertsDirs, o.StallTimeout = []string{certs}, time.Minute }), newRegistry(t)
+	impatient := newService(t, func(o *Options) { o.StallTimeout = 2 * time.Second })
 	random := make([]byte, 32<<20) // more than sockets take
 	image := imagetest.New(imagetest.NewLayer(imagetest.Tar(imagetest.File("x", string(random), 0o644)), imagetest.Plain))
 	name := push(t, r, "test/a", "1", image)
 	mustPull(t, s, name)
+	mustPull(t, impatient, name)
 	hosts := fmt.Sprintf("server = \"http://%s\"\ncapabilities = [\"pull\", \"resolve\"]\n[host.\"http://127.0.0.1:1\"]\n", r.Host)
 	if err := errors.Join(os.Mkdir(filepath.Join(certs, "readonly.example"), 0o755), os.WriteFile(filepath.Join(certs, "readonly.example", "hosts.toml"), []byte(hosts), 0o644)); err != nil {
 		t.Fatal(err)
@@ -266,13 +268,16 @@ func TestPushErrors(t *testing.T) {
 		"nobody listens":        {name, "127.0.0.1:1/a:1", errdefs.ErrUnavailable, "127.0.0.1:1"},
 		"no capability":         {name, "readonly.example/a:1", errdefs.ErrFailedPrecondition, "capability push"},
 		"refused":               {name, r.Host + "/forbidden/a:1", errdefs.ErrPermissionDenied, "DENIED not yours"},
-		"nothing is taken":      {name, r.Host + "/slow/a:1", errdefs.ErrUnavailable, "nothing of the blob was taken"},
 		"nowhere to send it to": {name, r.Host + "/nowhere/a:1", errdefs.ErrInvalidArgument, "does not say where"},
 	} {
 		_, err := s.Push(context.Background(), c.name, PushOptions{Target: c.target})
 		if !errors.Is(err, c.kind) || err != nil && !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	_, err := impatient.Push(context.Background(), name, PushOptions{Target: r.Host + "/slow/a:1"})
+	if !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "nothing of the blob was taken") {
+		t.Errorf("nothing is taken: %v", err)
 	}
 	discarding := newService(t, func(o *Options) { o.DiscardBlobs = true })
 	mustPull(t, discarding, name)

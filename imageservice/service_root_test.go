@@ -25,7 +25,7 @@ func needRoot(t *testing.T) {
 func newService(t *testing.T, change ...func(*Options)) *Service {
 	t.Helper()
 	needRoot(t)
-	o := Options{Root: filepath.Join(t.TempDir(), "root"), RetryBackoff: time.Millisecond, StallTimeout: 2 * time.Second}
+	o := Options{Root: filepath.Join(t.TempDir(), "root"), RetryBackoff: time.Millisecond, StallTimeout: 10 * time.Second}
 	for _, c := range change {
 		c(&o)
 	}

@@ -280,7 +280,7 @@ func TestOneConnectionIsTheWayOut(t *testing.T) {
 			bad(h, w, from, to)
 			return true
 		}
-		fetched(t, openBlob(t, Options{StallTimeout: 300 * time.Millisecond}, h), BlobSpec{Spool: newSpool(t)}, blob)
+		fetched(t, openBlob(t, Options{StallTimeout: time.Second}, h), BlobSpec{Spool: newSpool(t)}, blob)
 	}
 }
 
