@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -70,7 +69,7 @@ type checkpoints struct {
 	root string
 	// background counts what an end of the daemon waits for; inBackground and leave are
 	// those of Service.
-	background   *sync.WaitGroup
+	background   *underWay
 	inBackground func(what string, do func(context.Context) error)
 	leave        func(leftover)
 }

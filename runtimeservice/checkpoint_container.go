@@ -40,8 +40,8 @@ func (s *checkpoints) CheckpointContainer(ctx context.Context, id, location stri
 
 // checkpointContainer is not detached: when the caller is gone nobody wants the archive.
 func (s *checkpoints) checkpointContainer(ctx context.Context, c *container, location string) (err error) {
-	s.background.Add(1)
-	defer s.background.Done()
+	s.background.begin()
+	defer s.background.end()
 	if err := c.requireCheckpointable(); err != nil {
 		return err
 	}

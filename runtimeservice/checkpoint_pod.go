@@ -38,8 +38,8 @@ func (s *checkpoints) CheckpointPod(ctx context.Context, req *runtimeapi.Checkpo
 }
 
 func (s *checkpoints) checkpointPod(ctx context.Context, sb *sandbox, req *runtimeapi.CheckpointPodRequest) (err error) {
-	s.background.Add(1)
-	defer s.background.Done()
+	s.background.begin()
+	defer s.background.end()
 	options, err := criuOptions(req.GetOptions())
 	if err != nil {
 		return err

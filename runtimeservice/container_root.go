@@ -23,8 +23,8 @@ func (s *Service) WithRoot(ctx context.Context, id string, f func(root *os.File)
 	if err != nil {
 		return err
 	}
-	s.background.Add(1)
-	defer s.background.Done()
+	s.background.begin()
+	defer s.background.end()
 	if err := c.op.acquire(ctx); err != nil {
 		return err
 	}

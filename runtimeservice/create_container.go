@@ -37,8 +37,8 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	}
 	key := containerKey{sb.id, config.GetMetadata().GetName(), config.GetMetadata().GetAttempt()}
 	id, err := s.creates.Do(ctx, key, func(ctx context.Context) (id string, err error) {
-		s.background.Add(1)
-		defer s.background.Done()
+		s.background.begin()
+		defer s.background.end()
 		if id, exists := s.containers.named(key); exists {
 			return "", fmt.Errorf("it exists with ID %s; remove it, or count the attempt up: %w", id, errdefs.ErrAlreadyExists)
 		}

@@ -121,7 +121,7 @@ func (n *node) start() (s *Service, stop func()) {
 		if err := <-ended; err != nil {
 			n.t.Errorf("Run: %v", err)
 		}
-		s.background.Wait()
+		<-s.background.ended()
 	})
 	n.t.Cleanup(stop)
 	return s, stop

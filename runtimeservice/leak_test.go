@@ -43,12 +43,12 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		}
 	}
 	round(0)
-	s.background.Wait()
+	<-s.background.ended()
 	before := runtime.NumGoroutine()
 	for i := range 20 {
 		round(i)
 	}
-	s.background.Wait()
+	<-s.background.ended()
 	eventually(t, "as many goroutines as before", func() bool { return runtime.NumGoroutine() <= before })
 	stop()
 	n.assertEmpty()

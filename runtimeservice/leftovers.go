@@ -77,9 +77,9 @@ func (s *Service) removeLeftovers(ctx context.Context) {
 		case <-s.leftovers.added:
 		}
 		for _, item := range s.leftovers.take() {
-			s.background.Add(1)
+			s.background.begin()
 			go func() {
-				defer s.background.Done()
+				defer s.background.end()
 				select {
 				case slots <- struct{}{}:
 					defer func() { <-slots }()

@@ -26,8 +26,8 @@ import (
 func (s *Service) RestorePod(ctx context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, runSandboxTimeout)
 	defer cancel()
-	s.background.Add(1)
-	defer s.background.Done()
+	s.background.begin()
+	defer s.background.end()
 	resp, err := s.restorePod(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("restore pod %s: %w", sandboxKeyOf(req.GetConfig().GetMetadata()), err)

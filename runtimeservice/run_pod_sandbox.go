@@ -57,8 +57,8 @@ func (s *Service) runPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	var made atomic.Bool
 	id, err = s.runs.Do(ctx, key, func(ctx context.Context) (string, error) {
 		made.Store(true)
-		s.background.Add(1)
-		defer s.background.Done()
+		s.background.begin()
+		defer s.background.end()
 		if id, exists := s.sandboxes.named(key); exists {
 			return "", fmt.Errorf("sandbox of pod %s exists with ID %s; stop and remove it, or count the attempt up: %w", key, id, errdefs.ErrAlreadyExists)
 		}

@@ -26,7 +26,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -162,7 +161,7 @@ type Service struct {
 	plugins *pluginEvents
 
 	// background are the operations that nobody waits for.
-	background sync.WaitGroup
+	background underWay
 	// leftovers is what Start finds, or an undo leaves, and Run removes.
 	leftovers *leftovers
 }
@@ -288,13 +287,8 @@ func (s *Service) Run(ctx context.Context) error {
 const settleTimeout = 2 * time.Second
 
 func (s *Service) settle() {
-	settled := make(chan struct{})
-	go func() {
-		s.background.Wait()
-		close(settled)
-	}()
 	select {
-	case <-settled:
+	case <-s.background.ended():
 	case <-time.After(settleTimeout):
 		s.log.Info("operations are still under way; the next start takes them up")
 	}
@@ -312,9 +306,9 @@ func (s *Service) StreamEvents(ctx context.Context, listening func() error, send
 func (s *Service) detached(ctx context.Context, timeout time.Duration, fn func(context.Context) error) error {
 	done := make(chan error, 1)
 	release := operation.Hold(ctx)
-	s.background.Add(1)
+	s.background.begin()
 	go func() {
-		defer s.background.Done()
+		defer s.background.end()
 		defer release()
 		defer func() {
 			if p := recover(); p != nil {
@@ -335,9 +329,9 @@ func (s *Service) detached(ctx context.Context, timeout time.Duration, fn func(c
 
 // inBackground is detached for what nobody waits for.
 func (s *Service) inBackground(what string, fn func(context.Context) error) {
-	s.background.Add(1)
+	s.background.begin()
 	go func() {
-		defer s.background.Done()
+		defer s.background.end()
 		ctx, op := s.opts.Operations.Begin(context.Background(), "background: "+what, operation.Subject{}, operation.Options{})
 		ctx, cancel := context.WithTimeout(ctx, removeSandboxTimeout)
 		defer cancel()

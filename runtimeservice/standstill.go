@@ -20,8 +20,8 @@ func (s *checkpoints) Standstill(ctx context.Context, id string, longest time.Du
 	if err != nil {
 		return err
 	}
-	s.background.Add(1)
-	defer s.background.Done()
+	s.background.begin()
+	defer s.background.end()
 	if err := c.op.acquire(ctx); err != nil {
 		return err
 	}

@@ -33,8 +33,8 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	}
 	aboutContainer(ctx, c)
 	_, err = s.starts.Do(ctx, c.id, func(ctx context.Context) (struct{}, error) {
-		s.background.Add(1)
-		defer s.background.Done()
+		s.background.begin()
+		defer s.background.end()
 		ctx, cancel := context.WithTimeout(ctx, startContainerTimeout)
 		defer cancel()
 		return struct{}{}, s.startContainer(ctx, c)

@@ -126,9 +126,9 @@ func (s *Service) stopRun(ctx context.Context, c *container, timeout time.Durati
 	c.stop = st
 	release := operation.Hold(ctx)
 	ctx = operation.Carry(context.Background(), ctx)
-	s.background.Add(1)
+	s.background.begin()
 	go func() {
-		defer s.background.Done()
+		defer s.background.end()
 		defer release()
 		err := s.stopWithin(ctx, c, st, timeout > 0)
 		c.mu.Lock()

@@ -3,6 +3,7 @@ package fakecri
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,7 +209,7 @@ func (s *runtimeService) ListContainers(_ context.Context, req *runtimeapi.ListC
 func (s *runtimeService) ListContainerStats(_ context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	resp := &runtimeapi.ListContainerStatsResponse{Stats: s.stats}
+	resp := &runtimeapi.ListContainerStatsResponse{Stats: slices.Clone(s.stats)}
 	// The CPU counter goes on, by half a core.
 	for i, st := range s.stats {
 		s.stats[i] = proto.CloneOf(st)
