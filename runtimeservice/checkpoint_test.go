@@ -115,6 +115,7 @@ func TestCheckpointThatIsKilled(t *testing.T) {
 	n := newNode(t)
 	s := n.startToBeKilled()
 	sandbox, a, b := runTwo(t, s)
+	<-s.background.ended() // a dead daemon notes nothing any more
 	dir, other := t.TempDir(), t.TempDir()
 	killed := make(chan struct{})
 	reached := make(chan struct{}, 2)
@@ -241,6 +242,7 @@ func TestRestoreThatIsKilled(t *testing.T) {
 	n := newNode(t)
 	s := n.startToBeKilled()
 	req := checkpointed(t, s)
+	<-s.background.ended() // a dead daemon notes nothing any more
 	killed, reached, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	mounts := 0
 	n.on("mount", func(context.Context, string) error {

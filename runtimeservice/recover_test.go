@@ -194,6 +194,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 						t.Error(err)
 						return
 					}
+					<-s.background.ended() // a dead daemon notes nothing any more either
 					if step == "mount" {
 						n.on(step, hang)
 					}
