@@ -61,7 +61,8 @@ func capabilityInside(value string, ids idmap.Ranges) string {
 }
 
 // capabilityOutside is the other way round: it makes capabilities that the root of a user
-// namespace has written ones for that root on the node.
+// namespace has written ones for that root on the node. Those for a root that the namespace
+// does not have are for its own, never for the node's.
 func capabilityOutside(value string, ids idmap.Ranges) string {
 	raw := []byte(value)
 	if len(ids) == 0 || len(raw) != capabilityRootAt && len(raw) != capabilityRootAt+4 {
@@ -71,7 +72,10 @@ func capabilityOutside(value string, ids idmap.Ranges) string {
 	if len(raw) > capabilityRootAt {
 		inside = binary.LittleEndian.Uint32(raw[capabilityRootAt:])
 	}
-	root, _ := ids.Outside(inside) // one that is not mapped is the node's root, who is nobody inside
+	root, mapped := ids.Outside(inside)
+	if !mapped {
+		root, _ = ids.Outside(0)
+	}
 	magic := binary.LittleEndian.Uint32(raw)
 	binary.LittleEndian.PutUint32(raw, magic&^capabilityRevisionMask|capabilityRevision3)
 	return string(binary.LittleEndian.AppendUint32(raw[:capabilityRootAt], root))

@@ -223,16 +223,17 @@ func TestUserNamespace(t *testing.T) {
 // overlayfs are not for an archive to set.
 func TestExtendedAttributes(t *testing.T) {
 	const (
-		plain  = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_raw=ep
-		mapped = "\x01\x00\x00\x03\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40\x0d\x03\x00"
+		plain   = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_raw=ep
+		mapped  = "\x01\x00\x00\x03\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40\x0d\x03\x00"
+		nobodys = "\x01\x00\x00\x03\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xfe\xff\x00\x00" // of a root that is not mapped
 	)
 	ids := idmap.Map{UIDs: idmap.Ranges{{Host: 200000, Length: 1000}}, GIDs: idmap.Ranges{{Host: 300000, Length: 1000}}}
-	archive := imagetest.Tar(imagetest.File("ping", "program", 0o755).Owned(1, 2).Xattr("security.capability", plain).
-		Xattr("user.note", "mine").Xattr("trusted.overlay.opaque", "y").Xattr("security.selinux", "label"))
 	for _, c := range []struct {
-		ids  idmap.Map
-		want string
-	}{{idmap.Map{}, plain}, {ids, mapped}} {
+		ids        idmap.Map
+		sent, want string
+	}{{idmap.Map{}, plain, plain}, {ids, plain, mapped}, {ids, nobodys, mapped}} {
+		archive := imagetest.Tar(imagetest.File("ping", "program", 0o755).Owned(1, 2).Xattr("security.capability", c.sent).
+			Xattr("user.note", "mine").Xattr("trusted.overlay.opaque", "y").Xattr("security.selinux", "label"))
 		root, _ := container(t, "true")
 		if err := In(t.Context(), root, "/", "", bytes.NewReader(archive), c.ids); err != nil {
 			t.Fatal(err)
